@@ -1,0 +1,9 @@
+//! A model on disk becomes a [`ModelSpec`] (everything the forward pass branches on) and a set of named parameters.
+
+pub mod checkpoint;
+pub mod error;
+pub mod spec;
+
+pub use checkpoint::{Checkpoint, Params, TensorInfo};
+pub use error::ModelError;
+pub use spec::ModelSpec;
