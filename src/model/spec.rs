@@ -368,3 +368,19 @@ impl ParamList {
         }
     }
 }
+
+impl ModelSpec {
+    /// Every norm of the model, in the order in which they run.
+    pub fn norms(&self) -> Vec<&NormSpec> {
+        let mut norms: Vec<&NormSpec> = self.embed.norm.iter().collect();
+        for sub in self.blocks.iter().flat_map(|b| &b.subs) {
+            norms.extend(&sub.pre_norm);
+            if let Op::Attn(a) = &sub.op {
+                norms.extend(a.q_norm.iter().chain(&a.k_norm));
+            }
+            norms.extend(sub.post_norm.iter().chain(&sub.resid_norm));
+        }
+        norms.extend(&self.final_norm);
+        norms
+    }
+}

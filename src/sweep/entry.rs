@@ -1,0 +1,586 @@
+//! How a cell enters the wave: the base run's residual rows from its first live position on, with the patched rows
+//! changed by exactly what the patch changes.
+//!
+//! Every formula below gives the base rows back, bit for bit, when the patch writes what is already there.
+
+use super::cells::{Cell, SiteCells};
+use super::group::{Group, norm_couples_heads, point_width};
+use super::plan::{PlannedItem, Positions, patched_positions};
+use super::run::SweepError;
+use crate::backend::{
+    AttnCall, AttnOverride, AttnOverrideKind, AttnSegment, Backend, Combine, HeadRows, RowIndex, View, ViewMut,
+};
+use crate::engine::forward::{attn_params, prefix_of};
+use crate::engine::weights::{QkvWidths, SubWeights, mlp_width};
+use crate::engine::{Forward, Model, Point, Site};
+use crate::model::spec::{AttnSpec, Op, SubLayer};
+
+/// A row that a patch touches.
+#[derive(Debug, Clone, Copy)]
+struct PatchedRow {
+    /// Row of the pair and position in the caches.
+    cache: u32,
+    /// Row in the wave.
+    wave: u32,
+    position: usize,
+    pair: usize,
+    /// Head of the site, 0 where all heads are patched together.
+    head: usize,
+}
+
+/// What the entry of one batch of items needs.
+pub(crate) struct Entry<'a, 'g, B: Backend> {
+    pub forward: &'a Forward<'a, B>,
+    pub group: &'a Group<'g, B>,
+    pub sites: &'a [SiteCells],
+    pub cells: &'a [Cell],
+    pub columns: Positions<'a>,
+    /// Index of the group's first pair among all pairs.
+    pub first_pair: usize,
+}
+
+impl<B: Backend> Entry<'_, '_, B> {
+    fn model(&self) -> &Model<B> {
+        self.forward.model
+    }
+
+    /// Brings `items` (all of one boundary, sorted so that equal sites, layers and heads are neighbours) into the wave:
+    /// their rows are appended at row `at` of `x`.
+    pub fn admit(&self, items: &[PlannedItem], x: &mut B::Buf, capacity: usize, at: usize) -> Result<(), SweepError> {
+        let Some(boundary) = items.first().map(|i| i.boundary as usize) else { return Ok(()) };
+        let (backend, d) = (&self.model().backend, self.model().spec.d_model);
+        let mut base_rows = Vec::new();
+        let mut starts = Vec::with_capacity(items.len());
+        for item in items {
+            starts.push(at + base_rows.len());
+            let offset = self.group.base_prompts.offsets[item.pair as usize];
+            let len = self.group.base_prompts.len_of(item.pair as usize);
+            base_rows.extend((item.first as usize..len).map(|p| (offset + p) as u32));
+        }
+        let to = ViewMut::packed(x, capacity, d).range(at..at + base_rows.len());
+        let base = self.group.base.resid(boundary, d);
+        backend.copy_rows(base, RowIndex::List(&base_rows), to, RowIndex::All, Combine::Set, 1.0);
+
+        let key = |i: &PlannedItem| {
+            let c = &self.cells[i.cell as usize];
+            (c.site, c.layer, c.head.is_some())
+        };
+        let mut from = 0;
+        while from < items.len() {
+            let mut to = from + 1;
+            while to < items.len() && key(&items[to]) == key(&items[from]) {
+                to += 1;
+            }
+            let x = ViewMut::packed(x, capacity, d);
+            self.patch_rows(boundary, &items[from..to], &starts[from..to], x)?;
+            from = to;
+        }
+        Ok(())
+    }
+
+    /// The patched rows of items, from position `from(item)` on.
+    fn rows(&self, items: &[PlannedItem], starts: &[usize], from: impl Fn(&PlannedItem) -> u32) -> Vec<PatchedRow> {
+        let mut rows = Vec::new();
+        for (item, start) in items.iter().zip(starts) {
+            let (pair, cell) = (item.pair as usize, &self.cells[item.cell as usize]);
+            let (offset, len) = (self.group.base_prompts.offsets[pair], self.group.base_prompts.len_of(pair));
+            for position in patched_positions(cell, &self.columns, self.first_pair + pair, len) {
+                if position >= from(item) as usize {
+                    rows.push(PatchedRow {
+                        cache: (offset + position) as u32,
+                        wave: (start + position).wrapping_sub(item.first as usize) as u32,
+                        position,
+                        pair,
+                        head: cell.head.unwrap_or(0) as usize,
+                    });
+                }
+            }
+        }
+        rows
+    }
+
+    /// Changes the patched rows of items of one site and layer.
+    fn patch_rows(
+        &self,
+        boundary: usize,
+        items: &[PlannedItem],
+        starts: &[usize],
+        x: ViewMut<'_, B::Buf>,
+    ) -> Result<(), SweepError> {
+        let cell = &self.cells[items[0].cell as usize];
+        let (layer, all_heads) = (cell.layer as usize, cell.head.is_none());
+        let spec = &self.model().spec;
+        let subs = &spec.blocks[layer].subs;
+        let index_of = |attn: bool| subs.iter().position(|s| matches!(s.op, Op::Attn(_)) == attn);
+        match cell.site {
+            Site::ResidPre | Site::ResidMid | Site::ResidPost => {
+                let rows = self.rows(items, starts, |i| i.first);
+                let values = self.group.values.as_ref().map(|v| v.resid(boundary, spec.d_model));
+                self.set_values(values, &cache_rows(&rows), x, RowIndex::List(&wave_rows(&rows)))
+            }
+            Site::AttnOut | Site::MlpOut => {
+                let rows = self.rows(items, starts, |i| i.first);
+                let attn = cell.site == Site::AttnOut;
+                let sub = &subs[index_of(attn).expect("the site exists")];
+                let point = if attn { Point::AttnOut } else { Point::MlpOut };
+                let mut out = self.model().backend.zeros(rows.len() * spec.d_model)?;
+                let to = ViewMut::packed(&mut out, rows.len(), spec.d_model);
+                let values = self.group.values.as_ref().map(|v| v.point(layer, point, spec.d_model));
+                self.set_values(values, &cache_rows(&rows), to, RowIndex::All)?;
+                self.add_branch(boundary, layer, sub, point, &rows, &out, x)
+            }
+            Site::MlpPre => {
+                let rows = self.rows(items, starts, |i| i.first);
+                let index = index_of(false).expect("the site exists");
+                let out = self.mlp_from_pre(layer, index, &rows)?;
+                self.add_branch(boundary, layer, &subs[index], Point::MlpOut, &rows, &out, x)
+            }
+            _ => {
+                let index = index_of(true).expect("the site exists");
+                let Op::Attn(a) = &subs[index].op else { unreachable!("found as attention") };
+                let change = match cell.site {
+                    Site::Z | Site::Result => self.z_change(layer, a, items, starts, all_heads)?,
+                    Site::Q => self.q_change(layer, index, a, items, starts, all_heads)?,
+                    Site::K | Site::V => self.kv_change(layer, index, a, items, starts, cell.site, all_heads)?,
+                    _ => self.pattern_change(layer, index, a, items, starts, cell.site, all_heads)?,
+                };
+                self.add_z_change(boundary, layer, index, &change, x)
+            }
+        }
+    }
+
+    /// Writes values (or zeros) of the listed cache rows.
+    fn set_values(
+        &self,
+        values: Option<View<'_, B::Buf>>,
+        from: &[u32],
+        to: ViewMut<'_, B::Buf>,
+        to_rows: RowIndex<'_>,
+    ) -> Result<(), SweepError> {
+        let backend = &self.model().backend;
+        let to = match to_rows {
+            RowIndex::All => to.range(0..from.len()),
+            RowIndex::List(_) => to,
+        };
+        match values {
+            Some(values) => backend.copy_rows(values, RowIndex::List(from), to, to_rows, Combine::Set, 1.0),
+            None => {
+                let zero = backend.zeros(to.cols)?;
+                let nowhere = vec![0; from.len()];
+                let zeros = View::packed(&zero, 1, to.cols);
+                backend.copy_rows(zeros, RowIndex::List(&nowhere), to, to_rows, Combine::Set, 1.0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of the wave become what they are when a branch adds `out` `[rows, d_model]` (post-norm and multiplier
+    /// included) instead of the base run's output.
+    #[allow(clippy::too_many_arguments)]
+    fn add_branch(
+        &self,
+        boundary: usize,
+        layer: usize,
+        sub: &SubLayer,
+        point: Point,
+        rows: &[PatchedRow],
+        out: &B::Buf,
+        mut x: ViewMut<'_, B::Buf>,
+    ) -> Result<(), SweepError> {
+        let (backend, d, n) = (&self.model().backend, self.model().spec.d_model, rows.len());
+        let (from, to) = (cache_rows(rows), wave_rows(rows));
+        let out = View::packed(out, n, d);
+        if self.forward.program.steps[boundary - 1].parallel {
+            // The other branch has been added, too: exchange this one's share. The difference is formed first, so that
+            // an unchanged output changes nothing.
+            debug_assert_eq!(self.forward.program.steps[boundary - 1].layer, layer);
+            let mut change = backend.zeros(n * d)?;
+            backend.add(ViewMut::packed(&mut change, n, d), out, 1.0);
+            let base = self.group.base.point(layer, point, d);
+            let c = ViewMut::packed(&mut change, n, d);
+            backend.copy_rows(base, RowIndex::List(&from), c, RowIndex::All, Combine::Subtract, 1.0);
+            let c = View::packed(&change, n, d);
+            backend.copy_rows(c, RowIndex::All, x.reborrow(), RowIndex::List(&to), Combine::Add, 1.0);
+        } else {
+            let mut y = backend.zeros(n * d)?;
+            let before = self.group.base.resid(boundary - 1, d);
+            let y_rows = ViewMut::packed(&mut y, n, d);
+            backend.copy_rows(before, RowIndex::List(&from), y_rows, RowIndex::All, Combine::Set, 1.0);
+            backend.add(ViewMut::packed(&mut y, n, d), out, 1.0);
+            if let Some(norm) = &sub.resid_norm {
+                backend.norm_in_place(ViewMut::packed(&mut y, n, d), &self.model().norm(norm, 1));
+            }
+            let y = View::packed(&y, n, d);
+            backend.copy_rows(y, RowIndex::All, x.reborrow(), RowIndex::List(&to), Combine::Set, 1.0);
+        }
+        Ok(())
+    }
+
+    /// The MLP's output from patched pre-activations.
+    fn mlp_from_pre(&self, layer: usize, index: usize, rows: &[PatchedRow]) -> Result<B::Buf, SweepError> {
+        let sub = &self.model().spec.blocks[layer].subs[index];
+        let Op::Mlp(m) = &sub.op else { unreachable!("found as an MLP") };
+        let (backend, n, width) = (&self.model().backend, rows.len(), mlp_width(m));
+        let mut hidden = backend.zeros(n * width)?;
+        let values = self.group.values.as_ref().map(|v| v.point(layer, Point::MlpPre, m.d_mlp));
+        let pre = ViewMut::packed(&mut hidden, n, width).columns(0..m.d_mlp);
+        let from = cache_rows(rows);
+        self.set_values(values, &from, pre, RowIndex::All)?;
+        if m.gated {
+            let up = self.group.base.point(layer, Point::MlpUp, m.d_mlp);
+            let to = ViewMut::packed(&mut hidden, n, width).columns(m.d_mlp..width);
+            backend.copy_rows(up, RowIndex::List(&from), to, RowIndex::All, Combine::Set, 1.0);
+        }
+        let mut out = backend.zeros(n * self.model().spec.d_model)?;
+        let weights = &self.model().layers[layer][index];
+        self.forward.mlp_tail(layer, sub, m, weights, &mut hidden, &mut out, n);
+        Ok(out)
+    }
+
+    /// A patch of z itself.
+    fn z_change(
+        &self,
+        layer: usize,
+        a: &AttnSpec,
+        items: &[PlannedItem],
+        starts: &[usize],
+        all_heads: bool,
+    ) -> Result<ZChange<B>, SweepError> {
+        let rows = self.rows(items, starts, |i| i.first);
+        let width = if all_heads { a.n_heads * a.d_v } else { a.d_v };
+        let mut dz = self.model().backend.zeros(rows.len() * width)?;
+        let values = self.group.values.as_ref().map(|v| v.point(layer, Point::Z, a.n_heads * a.d_v).split_rows(width));
+        let split = split_rows(&rows, if all_heads { 1 } else { a.n_heads });
+        self.set_values(values, &split, ViewMut::packed(&mut dz, rows.len(), width), RowIndex::All)?;
+        self.subtract_base_z(layer, a, &split, width, &mut dz);
+        Ok(ZChange { dz, width, rows })
+    }
+
+    /// dz −= the base run's z; `split` are rows of z cut into rows of `width`.
+    fn subtract_base_z(&self, layer: usize, a: &AttnSpec, split: &[u32], width: usize, dz: &mut B::Buf) {
+        let base = self.group.base.point(layer, Point::Z, a.n_heads * a.d_v).split_rows(width);
+        let to = ViewMut::packed(dz, split.len(), width);
+        self.model().backend.copy_rows(base, RowIndex::List(split), to, RowIndex::All, Combine::Subtract, 1.0);
+    }
+
+    /// A patch of q re-runs its head's attention at the patched rows (all heads where a norm couples them).
+    fn q_change(
+        &self,
+        layer: usize,
+        index: usize,
+        a: &AttnSpec,
+        items: &[PlannedItem],
+        starts: &[usize],
+        all_heads: bool,
+    ) -> Result<ZChange<B>, SweepError> {
+        let rows = self.rows(items, starts, |i| i.first);
+        let (backend, n) = (&self.model().backend, rows.len());
+        let coupled = norm_couples_heads(a, Site::Q);
+        let heads = if all_heads || coupled { a.n_heads } else { 1 };
+        let patched_width = if all_heads { a.n_heads * a.d_qk } else { a.d_qk };
+        let mut q = backend.zeros(n * heads * a.d_qk)?;
+        let full = a.n_heads * a.d_qk;
+        let values = self.group.values.as_ref().map(|v| v.point(layer, Point::Q, full).split_rows(patched_width));
+        let split = split_rows(&rows, full / patched_width);
+        if coupled && !all_heads {
+            let base = self.group.base.point(layer, Point::Q, full);
+            let to = ViewMut::packed(&mut q, n, full);
+            backend.copy_rows(base, RowIndex::List(&cache_rows(&rows)), to, RowIndex::All, Combine::Set, 1.0);
+            let own: Vec<u32> = rows.iter().enumerate().map(|(i, r)| (i * a.n_heads + r.head) as u32).collect();
+            let to = ViewMut::packed(&mut q, n * a.n_heads, a.d_qk);
+            self.set_values(values, &split, to, RowIndex::List(&own))?;
+        } else {
+            self.set_values(values, &split, ViewMut::packed(&mut q, n, heads * a.d_qk), RowIndex::All)?;
+        }
+        let places: Vec<_> = rows.iter().map(|r| (r.pair, r.position)).collect();
+        let q_view = ViewMut::packed(&mut q, n, heads * a.d_qk);
+        self.forward.prepare(a, a.q_norm.as_ref(), heads, q_view, &places, true);
+
+        let segments: Vec<AttnSegment> = rows
+            .iter()
+            .enumerate()
+            .map(|(i, r)| AttnSegment {
+                q_row: i,
+                n_q: 1,
+                q_position: r.position,
+                prefix_row: self.group.base_prompts.offsets[r.pair],
+                prefix_len: r.position + 1,
+                own_row: 0,
+                own_len: 0,
+                first_head: if heads == 1 { r.head } else { 0 },
+                capture_at: 0,
+            })
+            .collect();
+        let q = View::packed(&q, n, heads * a.d_qk);
+        self.rerun(layer, index, a, heads, rows, (Some(q), None, None), &segments, &[])
+    }
+
+    /// A patch of k or v re-runs the query heads of its group at every row from the patched one on.
+    #[allow(clippy::too_many_arguments)]
+    fn kv_change(
+        &self,
+        layer: usize,
+        index: usize,
+        a: &AttnSpec,
+        items: &[PlannedItem],
+        starts: &[usize],
+        site: Site,
+        all_heads: bool,
+    ) -> Result<ZChange<B>, SweepError> {
+        let backend = &self.model().backend;
+        let (w, group_size) = (QkvWidths::of(a), a.n_heads / a.n_kv_heads);
+        let coupled = norm_couples_heads(a, site);
+        let kv_heads = if all_heads || coupled { a.n_kv_heads } else { 1 };
+        let blocks = a.n_kv_heads / kv_heads; // rows of the caches are cut into this many
+        let heads = kv_heads * group_size;
+        let block_of = |r: usize, head: usize| (r * blocks + if blocks == 1 { 0 } else { head }) as u32;
+
+        // Own keys and values: the base run's, from the first patched position on.
+        let (mut own, mut queries, mut segments) = (Vec::new(), Vec::new(), Vec::new());
+        let mut own_start = Vec::with_capacity(items.len());
+        let mut z_rows = Vec::new();
+        for (item, start) in items.iter().zip(starts) {
+            let (pair, head) = (item.pair as usize, self.cells[item.cell as usize].head.unwrap_or(0) as usize);
+            let (offset, len) = (self.group.base_prompts.offsets[pair], self.group.base_prompts.len_of(pair));
+            let (from, first) = (item.patched_from as usize, item.first as usize);
+            own_start.push(own.len());
+            segments.push(AttnSegment {
+                q_row: queries.len(),
+                n_q: len - first,
+                q_position: first,
+                prefix_row: offset,
+                prefix_len: from,
+                own_row: own.len(),
+                own_len: len - from,
+                first_head: if blocks == 1 { 0 } else { head * group_size },
+                capture_at: 0,
+            });
+            own.extend((from..len).map(|p| block_of(offset + p, head)));
+            queries.extend((first..len).map(|p| block_of(offset + p, head)));
+            z_rows.extend((first..len).map(|position| PatchedRow {
+                cache: (offset + position) as u32,
+                wave: (start + position - first) as u32,
+                position,
+                pair,
+                head: head * group_size,
+            }));
+        }
+        let (kw, vw) = (kv_heads * a.d_qk, kv_heads * a.d_v);
+        let gather = |view: View<'_, B::Buf>, width: usize, rows: &[u32]| -> Result<B::Buf, SweepError> {
+            let mut buf = backend.zeros(rows.len() * width)?;
+            let to = ViewMut::packed(&mut buf, rows.len(), width);
+            backend.copy_rows(view.split_rows(width), RowIndex::List(rows), to, RowIndex::All, Combine::Set, 1.0);
+            Ok(buf)
+        };
+        let (base_k, base_v) = prefix_of(&self.group.base, layer, a);
+        let (mut k, mut v) = (gather(base_k, kw, &own)?, gather(base_v, vw, &own)?);
+        let q = gather(self.group.base.point(layer, Point::RotQ, w.q), heads * a.d_qk, &queries)?;
+
+        // The patched rows, prepared as the forward pass prepares them, take their places among them.
+        let patched = self.rows(items, starts, |i| i.patched_from);
+        let mut places_in_own = Vec::with_capacity(patched.len());
+        for (i, item) in items.iter().enumerate() {
+            let cell = &self.cells[item.cell as usize];
+            let (pair, from) = (item.pair as usize, item.patched_from as usize);
+            let len = self.group.base_prompts.len_of(pair);
+            let positions = patched_positions(cell, &self.columns, self.first_pair + pair, len);
+            places_in_own
+                .extend(positions.into_iter().filter(|p| *p >= from).map(|p| (own_start[i] + p - from) as u32));
+        }
+        let (point, d_head, width, full) = match site {
+            Site::K => (Point::K, a.d_qk, kw, w.k),
+            _ => (Point::V, a.d_v, vw, w.v),
+        };
+        let n = patched.len();
+        let mut new = backend.zeros(n * width)?;
+        let patched_width = if all_heads { full } else { d_head };
+        let values = self.group.values.as_ref().map(|v| v.point(layer, point, full).split_rows(patched_width));
+        let split = split_rows(&patched, full / patched_width);
+        if coupled && !all_heads {
+            let base = self.group.base.point(layer, point, full);
+            let to = ViewMut::packed(&mut new, n, full);
+            backend.copy_rows(base, RowIndex::List(&cache_rows(&patched)), to, RowIndex::All, Combine::Set, 1.0);
+            let own: Vec<u32> = patched.iter().enumerate().map(|(i, r)| (i * a.n_kv_heads + r.head) as u32).collect();
+            let to = ViewMut::packed(&mut new, n * a.n_kv_heads, d_head);
+            self.set_values(values, &split, to, RowIndex::List(&own))?;
+        } else {
+            self.set_values(values, &split, ViewMut::packed(&mut new, n, width), RowIndex::All)?;
+        }
+        let new_view = ViewMut::packed(&mut new, n, width);
+        if site == Site::K {
+            let places: Vec<_> = patched.iter().map(|r| (r.pair, r.position)).collect();
+            self.forward.prepare(a, a.k_norm.as_ref(), kv_heads, new_view, &places, false);
+        } else if let Some(clip) = a.qkv_clip {
+            backend.clamp(new_view, clip);
+        }
+        let target = if site == Site::K { &mut k } else { &mut v };
+        let to = ViewMut::packed(target, own.len(), width);
+        let new = View::packed(&new, n, width);
+        backend.copy_rows(new, RowIndex::All, to, RowIndex::List(&places_in_own), Combine::Set, 1.0);
+
+        let q = View::packed(&q, queries.len(), heads * a.d_qk);
+        let own_kv = (Some(q), Some(View::packed(&k, own.len(), kw)), Some(View::packed(&v, own.len(), vw)));
+        self.rerun(layer, index, a, heads, z_rows, own_kv, &segments, &[])
+    }
+
+    /// A patch of scores or pattern: z from what is written and the base run's values.
+    #[allow(clippy::too_many_arguments)]
+    fn pattern_change(
+        &self,
+        layer: usize,
+        index: usize,
+        a: &AttnSpec,
+        items: &[PlannedItem],
+        starts: &[usize],
+        site: Site,
+        all_heads: bool,
+    ) -> Result<ZChange<B>, SweepError> {
+        let rows = self.rows(items, starts, |i| i.first);
+        let heads = if all_heads { a.n_heads } else { 1 };
+        let kind = if site == Site::Pattern { AttnOverrideKind::Pattern } else { AttnOverrideKind::Scores };
+        let (mut segments, mut overrides) = (Vec::new(), Vec::new());
+        for (i, r) in rows.iter().enumerate() {
+            let first_head = if all_heads { 0 } else { r.head };
+            let len = self.group.base_prompts.len_of(r.pair);
+            segments.push(AttnSegment {
+                q_row: i,
+                n_q: 1,
+                q_position: r.position,
+                prefix_row: self.group.base_prompts.offsets[r.pair],
+                prefix_len: r.position + 1,
+                own_row: 0,
+                own_len: 0,
+                first_head,
+                capture_at: 0,
+            });
+            overrides.push(AttnOverride {
+                segment: i,
+                kind,
+                heads: first_head..first_head + heads,
+                destinations: r.position..r.position + 1,
+                values_at: self.group.values.as_ref().map(|v| v.prompts.square_at(r.pair, a.n_heads)),
+                n_positions: len,
+            });
+        }
+        self.rerun(layer, index, a, heads, rows, (None, None, None), &segments, &overrides)
+    }
+
+    /// Runs attention for `heads` heads of some rows and returns how their z differs from the base run's.
+    #[allow(clippy::too_many_arguments, clippy::type_complexity)]
+    fn rerun(
+        &self,
+        layer: usize,
+        index: usize,
+        a: &AttnSpec,
+        heads: usize,
+        rows: Vec<PatchedRow>,
+        (q, k, v): (Option<View<'_, B::Buf>>, Option<View<'_, B::Buf>>, Option<View<'_, B::Buf>>),
+        segments: &[AttnSegment],
+        overrides: &[AttnOverride],
+    ) -> Result<ZChange<B>, SweepError> {
+        let SubWeights::Attn { sinks, .. } = &self.model().layers[layer][index] else {
+            unreachable!("weights follow the spec")
+        };
+        let width = heads * a.d_v;
+        let override_values = overrides.first().and_then(|o| {
+            let point = if o.kind == AttnOverrideKind::Pattern { Point::Pattern } else { Point::AttnScores };
+            self.group.values.as_ref().map(|v| v.buffer(layer, point))
+        });
+        let mut z = self.model().backend.zeros(rows.len() * width)?;
+        let call = AttnCall {
+            params: attn_params(a, sinks.as_ref()),
+            heads,
+            q,
+            k,
+            v,
+            prefix: Some(prefix_of(&self.group.base, layer, a)),
+            segments,
+            overrides,
+            override_values,
+            capture_scores: None,
+            capture_pattern: None,
+        };
+        self.model().backend.attention(call, ViewMut::packed(&mut z, rows.len(), width));
+        let blocks = a.n_heads / heads;
+        let split: Vec<u32> = rows.iter().map(|r| r.cache * blocks as u32 + (r.head / heads) as u32).collect();
+        let split = if blocks == 1 { cache_rows(&rows) } else { split };
+        self.subtract_base_z(layer, a, &split, width, &mut z);
+        let rows = if blocks == 1 { rows.into_iter().map(|r| PatchedRow { head: 0, ..r }).collect() } else { rows };
+        Ok(ZChange { dz: z, width, rows })
+    }
+
+    /// Brings a change of z through W_O into the residual rows of the wave.
+    fn add_z_change(
+        &self,
+        boundary: usize,
+        layer: usize,
+        index: usize,
+        change: &ZChange<B>,
+        mut x: ViewMut<'_, B::Buf>,
+    ) -> Result<(), SweepError> {
+        let (spec, backend) = (&self.model().spec, &self.model().backend);
+        let (d, rows, n) = (spec.d_model, &change.rows, change.rows.len());
+        let sub = &spec.blocks[layer].subs[index];
+        let Op::Attn(a) = &sub.op else { unreachable!("found as attention") };
+        let mut groups: Vec<HeadRows> = Vec::new();
+        for (i, r) in rows.iter().enumerate() {
+            let k = if change.width == a.n_heads * a.d_v { 0 } else { r.head * a.d_v };
+            match groups.last_mut() {
+                Some(g) if g.k == k => g.rows.end = i + 1,
+                _ => groups.push(HeadRows { rows: i..i + 1, k }),
+            }
+        }
+        let mut delta = backend.zeros(n * d)?;
+        let dz = View::packed(&change.dz, n, change.width);
+        let out = ViewMut::packed(&mut delta, n, d);
+        self.forward.head_delta(&self.model().layers[layer][index], dz, &groups, out);
+        if sub.post_norm.is_none() && sub.resid_norm.is_none() {
+            let scale = spec.blocks[layer].resid_scale;
+            let (delta, to) = (View::packed(&delta, n, d), wave_rows(rows));
+            backend.copy_rows(delta, RowIndex::All, x.reborrow(), RowIndex::List(&to), Combine::Add, scale);
+            return Ok(());
+        }
+        let raw = self.group.base.point(layer, Point::AttnRaw, d);
+        let out = ViewMut::packed(&mut delta, n, d);
+        backend.copy_rows(raw, RowIndex::List(&cache_rows(rows)), out, RowIndex::All, Combine::Add, 1.0);
+        self.forward.finish_branch(layer, sub, &mut delta, n);
+        self.add_branch(boundary, layer, sub, Point::AttnOut, rows, &delta, x)
+    }
+}
+
+/// How z of some rows differs from the base run's: `dz` `[rows, width]`, of the heads from each row's `head` on.
+struct ZChange<B: Backend> {
+    dz: B::Buf,
+    width: usize,
+    rows: Vec<PatchedRow>,
+}
+
+fn cache_rows(rows: &[PatchedRow]) -> Vec<u32> {
+    rows.iter().map(|r| r.cache).collect()
+}
+
+fn wave_rows(rows: &[PatchedRow]) -> Vec<u32> {
+    rows.iter().map(|r| r.wave).collect()
+}
+
+/// The rows' own heads in a matrix whose rows are cut into `heads`.
+fn split_rows(rows: &[PatchedRow], heads: usize) -> Vec<u32> {
+    rows.iter().map(|r| r.cache * heads as u32 + if heads == 1 { 0 } else { r.head as u32 }).collect()
+}
+
+/// Rows of temporary buffers that admitting an item costs at most, relative to its own: see [`Entry::admit`].
+pub(crate) fn temporary_bytes_per_row(spec: &crate::model::ModelSpec, cells: &[SiteCells]) -> usize {
+    let mut widest = 2 * spec.d_model;
+    for layer in 0..spec.n_layers() {
+        for s in cells {
+            if s.site == Site::MlpPre {
+                widest = widest.max(2 * spec.d_model + 2 * point_width(spec, layer, Point::MlpPre));
+            } else if let (true, Some(a)) = (s.site.has_heads(), spec.attn(layer)) {
+                let w = QkvWidths::of(a);
+                let own = if s.by.has_heads() { a.n_kv_heads } else { 1 };
+                widest = widest.max(2 * spec.d_model + (w.total() + a.n_heads * a.d_v) / own.max(1));
+            }
+        }
+    }
+    4 * widest
+}

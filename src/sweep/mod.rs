@@ -1,0 +1,17 @@
+//! From pairs and a model to the metric of every patched run: sites and cells, the plan, the wave, metrics, effects.
+
+pub mod cells;
+pub mod effect;
+mod entry;
+mod group;
+mod mean;
+pub mod metric;
+mod plan;
+mod reference;
+mod wave;
+
+pub use cells::{By, Cell, Column, Direction, PatchKind, Selection, SiteCells};
+pub use metric::Metric;
+
+mod run;
+pub use run::{Block, Item, Limits, Outcome, Progress, Sweep, SweepError, SweepStats, Verification};

@@ -1,0 +1,376 @@
+//! A whole sweep: pairs in groups that fit in memory, each group planned, cut into waves and run.
+
+use super::cells::{Cell, Column, Direction, PatchKind, SiteCells};
+use super::group::{Group, keeps, kept_bytes};
+use super::mean::Means;
+use super::metric::Metric;
+use super::plan::{Fate, PlannedItem, Positions, fate, patched_positions};
+use super::reference;
+use super::wave::{Wave, cut, rows_of};
+use crate::backend::{Backend, BackendError};
+use crate::engine::{Keep, Model, Program, PromptRows, RowCount, Workspace};
+use crate::prompts::{Align, Pair};
+use std::collections::HashMap;
+use std::ops::{ControlFlow, Range};
+
+/// Why a sweep stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SweepError {
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The unpatched run is not finite: nothing can be measured against it.
+    #[error("the {run} run of pair {pair} is not finite from {place} on; check the weights, or use a wider --dtype")]
+    NonFinite { run: &'static str, pair: usize, place: String },
+    #[error(
+        "--patch mean at attn_scores or pattern needs prompts of one length: matrices of different sizes have no mean"
+    )]
+    MeanOfMatrices,
+    /// The observer asked to stop; finished waves have been handed out.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// How much a sweep may have in memory at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Token rows of one wave. Waves are cut to this; a single item may exceed it.
+    pub max_rows: usize,
+    /// Bytes of kept activations; pairs are grouped to this. A single pair may exceed it.
+    pub cache_bytes: usize,
+}
+
+impl Default for Limits {
+    /// On a CPU throughput saturates at some 700 rows, so tall waves would only cost memory.
+    fn default() -> Self {
+        Limits { max_rows: 2048, cache_bytes: 128 << 20 }
+    }
+}
+
+/// (cell, pair) as one number: `cell * n_pairs + pair`.
+pub type Item = u64;
+
+/// The metrics of one finished wave.
+pub struct Block<'a> {
+    pub items: &'a [(Item, f32)],
+}
+
+/// Where a sweep stands, told after every wave.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// (cell, pair) items finished, skipped ones included, of all that exist.
+    pub done: u64,
+    pub total: u64,
+    /// Token rows through a layer so far.
+    pub row_layers: u64,
+}
+
+/// What a sweep cost and what it did not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SweepStats {
+    /// Items that ran.
+    pub run: u64,
+    /// Items that are provably the base run.
+    pub unchanged: u64,
+    pub waves: u64,
+    /// Rows through attention and MLP sub-layers, base and source runs included.
+    pub rows: RowCount,
+    /// What one full forward pass per item would have cost.
+    pub naive_rows: RowCount,
+}
+
+/// A sweep, ready to run. See [`SiteCells`] for what it visits.
+pub struct Sweep<'a, B: Backend> {
+    pub model: &'a Model<B>,
+    pub pairs: &'a [Pair],
+    pub sites: Vec<SiteCells>,
+    /// The position axis. Without `restricted`, cells without a position patch every position.
+    pub columns: Vec<Column>,
+    pub restricted: bool,
+    pub direction: Direction,
+    pub patch: PatchKind,
+    pub metric: Metric,
+    /// How positions of prompts of different lengths correspond, if they do (means).
+    pub align: Option<Align>,
+    pub limits: Limits,
+    /// Leave out items that are provably the base run. Off only in tests.
+    pub skip: bool,
+}
+
+/// Metrics of a finished sweep.
+pub struct Outcome {
+    /// `[cells, pairs]`: all cells of all sites, one after the other; NaN where there is no such cell.
+    pub metric: Vec<f32>,
+    /// `[pairs]`
+    pub clean: Vec<f32>,
+    pub corrupted: Vec<f32>,
+    pub stats: SweepStats,
+    means: Option<Means>,
+}
+
+/// Comparison of sampled items with the reference path.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verification {
+    pub items: usize,
+    /// Largest |wave − reference| of the metric.
+    pub worst: f32,
+}
+
+impl<B: Backend> Sweep<'_, B> {
+    /// All cells, site after site.
+    pub fn cells(&self) -> Vec<Cell> {
+        self.sites.iter().flat_map(|s| s.cells.iter().copied()).collect()
+    }
+
+    fn positions(&self) -> Positions<'_> {
+        Positions { at: &self.columns, restricted: self.restricted }
+    }
+
+    /// Whether the model, the selection and the pair have this item.
+    fn exists(&self, cell: &Cell, pair: usize) -> bool {
+        cell.exists && !patched_positions(cell, &self.positions(), pair, self.pairs[pair].len()).is_empty()
+    }
+
+    /// Consecutive pairs whose caches fit in memory together.
+    fn groups(&self, keep_base: &Keep, keep_source: &Keep) -> Vec<Range<usize>> {
+        let spec = &self.model.spec;
+        let (mut groups, mut from, mut bytes) = (Vec::new(), 0, 0);
+        for (i, pair) in self.pairs.iter().enumerate() {
+            let more = kept_bytes(spec, keep_base, pair.len()) + kept_bytes(spec, keep_source, pair.len());
+            let rows = self.pairs[from..=i].iter().map(Pair::len).sum::<usize>();
+            if i > from && (bytes + more > self.limits.cache_bytes || rows > self.limits.max_rows) {
+                groups.push(from..i);
+                (from, bytes) = (i, 0);
+            }
+            bytes += more;
+        }
+        groups.push(from..self.pairs.len());
+        groups
+    }
+
+    /// Runs everything that `known` does not have yet. `observe` sees every wave's metrics as it finishes and may stop
+    /// the sweep.
+    ///
+    /// # Errors
+    /// [`SweepError`]; after [`SweepError::Interrupted`] everything observed so far is valid and can be passed as
+    /// `known` to a later run.
+    pub fn run(
+        &self,
+        known: &HashMap<Item, f32>,
+        observe: &mut dyn FnMut(Block<'_>, Progress) -> ControlFlow<()>,
+    ) -> Result<Outcome, SweepError> {
+        let (spec, cells, n_pairs) = (&self.model.spec, self.cells(), self.pairs.len());
+        let program = Program::new(spec);
+        let (keep_base, keep_source) = keeps(spec, &program, &self.sites, self.patch);
+        let groups = self.groups(&keep_base, &keep_source);
+        let mut stats = SweepStats::default();
+        let means = self.means(&groups, &keep_source, &mut stats)?;
+        let mut outcome = Outcome {
+            metric: vec![f32::NAN; cells.len() * n_pairs],
+            clean: Vec::with_capacity(n_pairs),
+            corrupted: Vec::with_capacity(n_pairs),
+            stats: SweepStats::default(),
+            means: None,
+        };
+        let total = cells.iter().map(|c| (0..n_pairs).filter(|p| self.exists(c, *p)).count() as u64).sum();
+        let mut progress = Progress { done: 0, total, row_layers: 0 };
+        let mut ws: Option<Workspace<B>> = None;
+        for pairs in groups {
+            let group = Group::new(
+                self.model,
+                self.pairs[pairs.clone()].iter().collect(),
+                (&keep_base, &keep_source),
+                &self.sites,
+                (self.direction, self.patch),
+                self.metric,
+                means.as_ref(),
+            )?;
+            let runs = full_rows(&program, spec, group.base_prompts.n_rows() as u64);
+            stats.rows += runs;
+            stats.rows += runs;
+            self.check_finite(&group, pairs.start)?;
+            outcome.clean.extend_from_slice(&group.clean_metric);
+            outcome.corrupted.extend_from_slice(&group.corrupted_metric);
+
+            // Plan.
+            let mut items = Vec::new();
+            for (index, cell) in cells.iter().enumerate() {
+                for (pair, global) in pairs.clone().enumerate() {
+                    let at = index * n_pairs + global;
+                    let what = (index as u32, cell);
+                    let positions = self.positions();
+                    let fate = fate(spec, &program, &group, &positions, self.patch, self.skip, what, (pair, global));
+                    if !matches!(fate, Fate::Missing) {
+                        let len = group.base_prompts.len_of(pair) as u64;
+                        stats.naive_rows += full_rows(&program, spec, len);
+                    }
+                    match fate {
+                        Fate::Missing => {}
+                        Fate::Unchanged => {
+                            outcome.metric[at] = group.base_metric[pair];
+                            stats.unchanged += 1;
+                            progress.done += 1;
+                        }
+                        Fate::Run(item) => match known.get(&(at as Item)) {
+                            Some(value) => {
+                                outcome.metric[at] = *value;
+                                progress.done += 1;
+                            }
+                            None => items.push(item),
+                        },
+                    }
+                }
+            }
+            let key = |i: &PlannedItem| {
+                let c = &cells[i.cell as usize];
+                (i.boundary, c.site, c.layer, c.head, c.column, i.pair)
+            };
+            items.sort_by_key(key);
+
+            // Run.
+            let wave = Wave {
+                model: self.model,
+                program: &program,
+                group: &group,
+                sites: &self.sites,
+                cells: &cells,
+                columns: self.positions(),
+                first_pair: pairs.start,
+                metric: self.metric,
+            };
+            for range in cut(&group, &items, self.limits.max_rows) {
+                let items = &items[range];
+                let rows = items.iter().map(|i| rows_of(&group, i)).sum();
+                let ws = match &mut ws {
+                    Some(ws) if ws.capacity >= rows => ws,
+                    other => other.insert(Workspace::new(self.model, rows.max(self.limits.max_rows.min(4096)))?),
+                };
+                let (values, count) = wave.run(items, ws)?;
+                let mut block = Vec::with_capacity(items.len());
+                for (item, value) in items.iter().zip(values) {
+                    let at = item.cell as usize * n_pairs + pairs.start + item.pair as usize;
+                    outcome.metric[at] = value;
+                    block.push((at as Item, value));
+                }
+                stats.rows += count;
+                stats.waves += 1;
+                stats.run += items.len() as u64;
+                progress.done += items.len() as u64;
+                progress.row_layers += (count.attn + count.mlp) / 2;
+                if observe(Block { items: &block }, progress).is_break() {
+                    return Err(SweepError::Interrupted);
+                }
+            }
+        }
+        Ok(Outcome { stats, means, ..outcome })
+    }
+
+    fn means(&self, groups: &[Range<usize>], keep: &Keep, stats: &mut SweepStats) -> Result<Option<Means>, SweepError> {
+        if self.patch != PatchKind::Mean {
+            return Ok(None);
+        }
+        let lengths: Vec<usize> = self.pairs.iter().map(Pair::len).collect();
+        let mut means = Means::new(&lengths, self.align);
+        let program = Program::new(&self.model.spec);
+        for group in groups {
+            let source = |p: &Pair| match self.direction {
+                Direction::Denoise => p.clean.clone(),
+                Direction::Noise => p.corrupted.clone(),
+            };
+            let prompts = PromptRows::new(self.pairs[group.clone()].iter().map(source).collect());
+            stats.rows += full_rows(&program, &self.model.spec, prompts.n_rows() as u64);
+            means.add(self.model, prompts, keep)?;
+        }
+        Ok(Some(means))
+    }
+
+    fn check_finite(&self, group: &Group<'_, B>, first_pair: usize) -> Result<(), SweepError> {
+        for (run, metrics) in [("clean", &group.clean_metric), ("corrupted", &group.corrupted_metric)] {
+            if let Some(pair) = metrics.iter().position(|m| !m.is_finite()) {
+                let ids = if run == "clean" { &group.pairs[pair].clean } else { &group.pairs[pair].corrupted };
+                let place = self.first_not_finite(ids)?;
+                return Err(SweepError::NonFinite { run, pair: first_pair + pair, place });
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a prompt's residual stream first leaves the numbers.
+    fn first_not_finite(&self, ids: &[u32]) -> Result<String, SweepError> {
+        let program = Program::new(&self.model.spec);
+        let keep = Keep { boundaries: (0..program.n_boundaries()).collect(), ..Keep::default() };
+        let run = self.model.run(PromptRows::new(vec![ids.to_vec()]), &keep, &[])?;
+        for b in 0..program.n_boundaries() {
+            let rows = self.model.backend.download(run.cache.resid(b, self.model.spec.d_model));
+            if rows.iter().any(|x| !x.is_finite()) {
+                return Ok(match b {
+                    0 => "the embedding".to_owned(),
+                    b => format!("layer {}", program.steps[b - 1].layer),
+                });
+            }
+        }
+        Ok("the unembedding".to_owned())
+    }
+
+    /// Runs `n` items, drawn at random among all that exist, on the reference path, and compares.
+    pub fn verify(&self, outcome: &Outcome, n: usize) -> Result<Verification, SweepError> {
+        let (cells, n_pairs) = (self.cells(), self.pairs.len());
+        let existing: Vec<(usize, usize)> = (0..cells.len())
+            .flat_map(|c| (0..n_pairs).map(move |p| (c, p)))
+            .filter(|(c, p)| self.exists(&cells[*c], *p))
+            .collect();
+        let mut worst = 0.0f32;
+        let chosen = sample(existing.len(), n);
+        for at in &chosen {
+            let (cell, pair) = existing[*at];
+            let value = self.reference(&cells[cell], pair, outcome)?;
+            worst = worst.max((value - outcome.metric[cell * n_pairs + pair]).abs());
+        }
+        Ok(Verification { items: chosen.len(), worst })
+    }
+
+    /// One item on the reference path.
+    pub fn reference(&self, cell: &Cell, pair: usize, outcome: &Outcome) -> Result<f32, SweepError> {
+        let ids = match self.direction {
+            Direction::Denoise => &self.pairs[pair].corrupted,
+            Direction::Noise => &self.pairs[pair].clean,
+        };
+        let means = outcome.means.as_ref();
+        let cache = means.map(|m| m.cache(self.model, &PromptRows::new(vec![ids.clone()]))).transpose()?;
+        let what = (self.direction, self.patch);
+        let cache = cache.as_ref().map(|c| (c, 0));
+        reference::metric_of(self.model, &self.pairs[pair], pair, cell, &self.positions(), what, self.metric, cache)
+    }
+}
+
+/// Rows that `rows` tokens push through all sub-layers.
+fn full_rows(program: &Program, spec: &crate::model::ModelSpec, rows: u64) -> RowCount {
+    let mut count = RowCount::default();
+    for step in &program.steps {
+        for sub in &spec.blocks[step.layer].subs[step.subs.clone()] {
+            match sub.op {
+                crate::model::spec::Op::Attn(_) => count.attn += rows,
+                crate::model::spec::Op::Mlp(_) => count.mlp += rows,
+            }
+        }
+    }
+    count
+}
+
+/// `n` different numbers below `len` (all of them if there are no more), the same every time.
+fn sample(len: usize, n: usize) -> Vec<usize> {
+    if n >= len {
+        return (0..len).collect();
+    }
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut chosen = std::collections::BTreeSet::new();
+    while chosen.len() < n {
+        // splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators)
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        chosen.insert(((z ^ (z >> 31)) % len as u64) as usize);
+    }
+    chosen.into_iter().collect()
+}

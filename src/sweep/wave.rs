@@ -1,0 +1,95 @@
+//! The wave: all cells of all pairs of a group, as rows of one growing matrix, through the layers once.
+
+use super::cells::{Cell, SiteCells};
+use super::entry::Entry;
+use super::group::Group;
+use super::metric::Metric;
+use super::plan::{PlannedItem, Positions};
+use super::run::SweepError;
+use crate::backend::Backend;
+use crate::engine::{Forward, Model, Program, RowCount, Segment, Workspace};
+
+/// What all waves of a group share.
+pub(crate) struct Wave<'a, 'g, B: Backend> {
+    pub model: &'a Model<B>,
+    pub program: &'a Program,
+    pub group: &'a Group<'g, B>,
+    pub sites: &'a [SiteCells],
+    pub cells: &'a [Cell],
+    pub columns: Positions<'a>,
+    pub first_pair: usize,
+    pub metric: Metric,
+}
+
+/// Rows that an item brings along.
+pub(crate) fn rows_of<B: Backend>(group: &Group<'_, B>, item: &PlannedItem) -> usize {
+    group.base_prompts.len_of(item.pair as usize) - item.first as usize
+}
+
+/// Cuts items (in the order of their entry) into waves of at most `max_rows` rows each, at least one item in each.
+pub(crate) fn cut<B: Backend>(
+    group: &Group<'_, B>,
+    items: &[PlannedItem],
+    max_rows: usize,
+) -> Vec<std::ops::Range<usize>> {
+    let mut waves = Vec::new();
+    let (mut from, mut rows) = (0, 0);
+    for (i, item) in items.iter().enumerate() {
+        let more = rows_of(group, item);
+        if i > from && rows + more > max_rows {
+            waves.push(from..i);
+            (from, rows) = (i, 0);
+        }
+        rows += more;
+    }
+    if from < items.len() {
+        waves.push(from..items.len());
+    }
+    waves
+}
+
+impl<B: Backend> Wave<'_, '_, B> {
+    /// Runs `items`, sorted by boundary, and returns their metrics in that order, with the rows it took.
+    pub fn run(&self, items: &[PlannedItem], ws: &mut Workspace<B>) -> Result<(Vec<f32>, RowCount), SweepError> {
+        let forward = Forward {
+            model: self.model,
+            program: self.program,
+            prompts: &self.group.base_prompts,
+            ropes: &self.group.ropes,
+            base: Some(&self.group.base),
+            drop_dead_rows: true,
+        };
+        let entry = Entry {
+            forward: &forward,
+            group: self.group,
+            sites: self.sites,
+            cells: self.cells,
+            columns: self.columns,
+            first_pair: self.first_pair,
+        };
+        let mut count = RowCount::default();
+        let mut segments: Vec<Segment> = Vec::with_capacity(items.len());
+        let (mut rows, mut next) = (0, 0);
+        for boundary in 0..self.program.n_boundaries() {
+            let here = items[next..].iter().take_while(|i| i.boundary as usize == boundary).count();
+            let newcomers = &items[next..next + here];
+            let capacity = ws.capacity;
+            entry.admit(newcomers, &mut ws.x, capacity, rows)?;
+            for (i, item) in newcomers.iter().enumerate() {
+                let (prompt, first) = (item.pair as usize, item.first as usize);
+                let len = rows_of(self.group, item);
+                segments.push(Segment { item: next + i, prompt, first, len });
+                rows += len;
+            }
+            next += here;
+            if boundary < self.program.steps.len() && !segments.is_empty() {
+                count += forward.step(boundary, &mut segments, ws, &[], &mut None)?;
+                rows = segments.iter().map(|s| s.len).sum();
+            }
+        }
+        let hidden = self.model.final_hidden(&segments, &ws.x)?;
+        let pairs: Vec<u32> = segments.iter().map(|s| s.prompt as u32).collect();
+        let clean = Some(&self.group.clean_hidden);
+        Ok((self.metric.evaluate(self.model, &self.group.pairs, &pairs, &hidden, clean), count))
+    }
+}
