@@ -1,4 +1,5 @@
 pub mod error;
 pub mod model;
+pub mod prompts;
 
 pub use error::Error;
