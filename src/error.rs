@@ -1,6 +1,9 @@
 //! The library's one error type: what went wrong, and which exit code the command line gives it.
 
+use crate::backend::BackendError;
 use crate::model::ModelError;
+use crate::prompts::PromptError;
+use crate::sweep::SweepError;
 
 /// Everything the library can fail with. Each module has a typed error of its own; this is their sum.
 #[derive(Debug, thiserror::Error)]
@@ -8,13 +11,26 @@ use crate::model::ModelError;
 pub enum Error {
     #[error(transparent)]
     Model(#[from] ModelError),
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
+    /// Options that contradict each other or the model.
+    #[error("{0}")]
+    Usage(String),
 }
 
 impl Error {
     /// 2 for bad usage or bad input, 1 for a run that failed on the way.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Model(e) => e.exit_code(),
+            Error::Model(e) | Error::Backend(BackendError::Model(e)) => e.exit_code(),
+            Error::Prompt(e) => e.exit_code(),
+            Error::Sweep(SweepError::MeanOfMatrices) | Error::Usage(_) => 2,
+            Error::Sweep(SweepError::Backend(BackendError::Model(e))) => e.exit_code(),
+            Error::Backend(_) | Error::Sweep(_) => 1,
         }
     }
 }

@@ -42,7 +42,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// Two prompts of equal length and what should follow the clean one.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pair {
     /// Token ids `[len]`, a BOS included.
     pub clean: Vec<u32>,

@@ -111,7 +111,7 @@ pub fn random_spec(seed: u64) -> ModelSpec {
     let q_temperature = rng.chance(20).then_some(QTemperature { beta: 0.1, original: 3 });
     let mut blocks = Vec::new();
     for l in 0..n_layers {
-        let mut sub_norm = |on: bool, name: &str, rng: &mut Rng| {
+        let sub_norm = |on: bool, name: &str, rng: &mut Rng| {
             on.then(|| norm(rng, format!("blocks.{l}.{name}"), kind, NormScope::Full))
         };
         let ln1 = sub_norm(pre, "ln1", &mut rng);
@@ -205,7 +205,7 @@ pub fn random_pairs(seed: u64, n: usize, d_vocab: usize) -> Vec<Pair> {
 }
 
 pub fn pair(clean: Vec<u32>, corrupted: Vec<u32>, answers: Vec<u32>, wrong: Vec<u32>) -> Pair {
-    Pair { clean, corrupted, answers, wrong }
+    Pair { clean, corrupted, answers, wrong, ..Pair::default() }
 }
 
 /// Every position of every pair as a column of its own.
