@@ -1,9 +1,22 @@
 //! A model on disk becomes a [`ModelSpec`] (everything the forward pass branches on) and a set of named parameters.
 
+mod binding;
 pub mod checkpoint;
+mod config;
 pub mod error;
+mod family;
+mod inert;
+mod open;
+mod resolve;
+mod rope;
+mod safetensors;
 pub mod spec;
 
+pub use binding::BoundParams;
 pub use checkpoint::{Checkpoint, Params, TensorInfo};
 pub use error::ModelError;
+pub use family::{Stored, model_types};
+pub use open::ModelFiles;
+pub use resolve::{Resolved, resolve, resolve_config};
+pub use safetensors::SafetensorsFolder;
 pub use spec::ModelSpec;

@@ -4,6 +4,8 @@
 //! `config.json` and the tensor index into a spec (`model/family/`). The knobs and where each comes from are described,
 //! family by family, in `docs/models.md`.
 
+use std::collections::HashSet;
+
 /// A decoder-only transformer as a list of blocks around a residual stream of width `d_model`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
@@ -247,9 +249,7 @@ impl RopeSpec {
         match &self.by_length {
             Some(RopeByLength::LongFactor { beyond, inv_freq }) if length > *beyond => inv_freq.clone(),
             Some(RopeByLength::DynamicNtk { theta, factor, max_positions }) if length > *max_positions => {
-                let (dim, longer) = (self.n_rot() as f64, length as f64 / *max_positions as f64);
-                let theta = theta * (factor * longer - (factor - 1.0)).powf(dim / (dim - 2.0));
-                (0..self.inv_freq.len()).map(|i| theta.powf(-(2.0 * i as f64) / dim) as f32).collect()
+                super::rope::dynamic_ntk(*theta, *factor, *max_positions, self.n_rot(), length)
             }
             _ => self.inv_freq.clone(),
         }
@@ -331,17 +331,20 @@ impl ModelSpec {
         if self.unembed.bias {
             list.add("unembed.bias", &[self.d_vocab]);
         }
-        list.0
+        list.params
     }
 }
 
 #[derive(Default)]
-struct ParamList(Vec<Param>);
+struct ParamList {
+    params: Vec<Param>,
+    names: HashSet<String>,
+}
 
 impl ParamList {
     fn add(&mut self, name: &str, shape: &[usize]) {
-        if !self.0.iter().any(|p| p.name == name) {
-            self.0.push(Param { name: name.to_owned(), shape: shape.to_vec() });
+        if self.names.insert(name.to_owned()) {
+            self.params.push(Param { name: name.to_owned(), shape: shape.to_vec() });
         }
     }
 

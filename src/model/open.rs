@@ -1,0 +1,139 @@
+//! [`ModelFiles`]: a model on disk, checked from config to tensor names, before any weight is read.
+
+use super::binding::BoundParams;
+use super::config::Config;
+use super::resolve::resolve;
+use super::safetensors::SafetensorsFolder;
+use super::{Checkpoint, ModelError, ModelSpec, Params};
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const CONFIG: &str = "config.json";
+/// Far more than any config; a longer file is something else.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// A model whose config resolves and whose tensors fit it.
+pub struct ModelFiles {
+    pub spec: ModelSpec,
+    pub params: Arc<dyn Params>,
+    /// Unknown config keys that were ignored because the caller allowed it, for `run.json`.
+    pub allowed_keys_used: Vec<String>,
+    /// The folder or file that was opened.
+    pub path: PathBuf,
+    /// Numbers in all parameters together, those of a tied unembedding counted once.
+    pub n_parameters: u64,
+    /// The storage types of the parameters, as the files spell them, sorted.
+    pub stored_as: Vec<String>,
+    /// What [`sha256`](Self::sha256) covers.
+    files: Vec<PathBuf>,
+}
+
+impl ModelFiles {
+    /// Opens a folder in Hugging Face layout: `config.json` and safetensors files. No weight is read.
+    ///
+    /// # Errors
+    /// One line about the file, the config key or the tensor that is wrong; see [`ModelError`].
+    pub fn open(path: &Path, allow_config_keys: &[String]) -> Result<ModelFiles, ModelError> {
+        let unsupported = |reason: &str| ModelError::Unsupported { path: path.to_owned(), reason: reason.to_owned() };
+        let about = std::fs::metadata(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
+        if !about.is_dir() {
+            return Err(unsupported("neither a folder in Hugging Face layout nor a .gguf file"));
+        }
+        let config_path = path.join(CONFIG);
+        if !config_path.is_file() {
+            return Err(unsupported("has no config.json, so it is not a model folder in Hugging Face layout"));
+        }
+        let config = read_config(&config_path)?;
+        let checkpoint = Arc::new(SafetensorsFolder::open(path)?);
+        let mut files = vec![config_path];
+        files.extend(checkpoint.files().into_iter().map(Path::to_owned));
+        let (model, bound) = Self::bind(config, checkpoint.clone(), path, allow_config_keys)?;
+        checkpoint.require_floats(bound.tensors())?;
+        Ok(ModelFiles { files, params: bound, ..model })
+    }
+
+    /// A model from a config in Hugging Face's spelling and a checkpoint under Hugging Face's names. `path` is the
+    /// file that holds both; [`sha256`](Self::sha256) hashes it if it is one.
+    pub fn from_parts(
+        config: Map<String, Value>,
+        checkpoint: Arc<dyn Checkpoint>,
+        path: &Path,
+        allow_config_keys: &[String],
+    ) -> Result<ModelFiles, ModelError> {
+        Ok(Self::bind(config, checkpoint, path, allow_config_keys)?.0)
+    }
+
+    fn bind(
+        config: Map<String, Value>,
+        checkpoint: Arc<dyn Checkpoint>,
+        path: &Path,
+        allow: &[String],
+    ) -> Result<(ModelFiles, Arc<BoundParams>), ModelError> {
+        let resolved = resolve(config, Some(checkpoint.tensors()), allow)?;
+        let bound = Arc::new(resolved.bind(Arc::clone(&checkpoint))?);
+        let mut stored_as: Vec<String> =
+            bound.tensors().iter().filter_map(|t| checkpoint.tensors().get(*t)).map(|t| t.dtype.clone()).collect();
+        stored_as.sort();
+        stored_as.dedup();
+        let model = ModelFiles {
+            spec: resolved.spec,
+            params: bound.clone(),
+            allowed_keys_used: resolved.allowed_keys_used,
+            path: path.to_owned(),
+            n_parameters: resolved.n_parameters,
+            stored_as,
+            files: if path.is_file() { vec![path.to_owned()] } else { vec![] },
+        };
+        Ok((model, bound))
+    }
+
+    /// The SHA-256, in hexadecimal, of the names, lengths and contents of the config and the weight files. Reads every
+    /// byte of them, so it takes as long as the disk does.
+    ///
+    /// # Errors
+    /// [`ModelError::Io`] naming the file.
+    pub fn sha256(&self) -> Result<String, ModelError> {
+        let parts: Vec<[u8; 32]> = self.files.par_iter().map(|f| hash_file(f)).collect::<Result<_, _>>()?;
+        let mut all = Sha256::new();
+        parts.iter().for_each(|part| all.update(part));
+        Ok(all.finalize().iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        }))
+    }
+}
+
+fn read_config(path: &Path) -> Result<Map<String, Value>, ModelError> {
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
+    let malformed = |reason: &str| ModelError::Malformed { path: path.to_owned(), reason: reason.to_owned() };
+    if std::fs::metadata(path).map_err(io)?.len() > MAX_CONFIG_BYTES {
+        return Err(malformed("too long for a config.json"));
+    }
+    let bytes = std::fs::read(path).map_err(io)?;
+    Config::parse(std::str::from_utf8(&bytes).map_err(|_| malformed("not UTF-8"))?)
+}
+
+/// Of the file's name, its length and its bytes, streamed: a map would count every page as ours.
+fn hash_file(path: &Path) -> Result<[u8; 32], ModelError> {
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(io)?;
+    let mut hash = Sha256::new();
+    hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+    hash.update([0]);
+    hash.update(file.metadata().map_err(io)?.len().to_le_bytes());
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hash.finalize().into()),
+            Ok(n) => hash.update(&buffer[..n]),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(io(e)),
+        }
+    }
+}
