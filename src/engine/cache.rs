@@ -160,9 +160,4 @@ impl<B: Backend> Cache<B> {
     pub(crate) fn insert_point(&mut self, layer: usize, point: Point, buf: B::Buf) {
         self.points.insert((layer, point), buf);
     }
-
-    /// Everything kept, in a fixed order.
-    pub(crate) fn keep(&self) -> Keep {
-        Keep { boundaries: self.resid.keys().copied().collect(), points: self.points.keys().copied().collect() }
-    }
 }

@@ -32,7 +32,6 @@ struct PatchedRow {
 pub(crate) struct Entry<'a, 'g, B: Backend> {
     pub forward: &'a Forward<'a, B>,
     pub group: &'a Group<'g, B>,
-    pub sites: &'a [SiteCells],
     pub cells: &'a [Cell],
     pub columns: Positions<'a>,
     /// Index of the group's first pair among all pairs.

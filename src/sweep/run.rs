@@ -232,7 +232,6 @@ impl<B: Backend> Sweep<'_, B> {
                 model: self.model,
                 program: &program,
                 group: &group,
-                sites: &self.sites,
                 cells: &cells,
                 columns: self.positions(),
                 first_pair: pairs.start,

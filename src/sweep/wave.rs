@@ -1,6 +1,6 @@
 //! The wave: all cells of all pairs of a group, as rows of one growing matrix, through the layers once.
 
-use super::cells::{Cell, SiteCells};
+use super::cells::Cell;
 use super::entry::Entry;
 use super::group::Group;
 use super::metric::Metric;
@@ -14,7 +14,6 @@ pub(crate) struct Wave<'a, 'g, B: Backend> {
     pub model: &'a Model<B>,
     pub program: &'a Program,
     pub group: &'a Group<'g, B>,
-    pub sites: &'a [SiteCells],
     pub cells: &'a [Cell],
     pub columns: Positions<'a>,
     pub first_pair: usize,
@@ -62,7 +61,6 @@ impl<B: Backend> Wave<'_, '_, B> {
         let entry = Entry {
             forward: &forward,
             group: self.group,
-            sites: self.sites,
             cells: self.cells,
             columns: self.columns,
             first_pair: self.first_pair,
