@@ -1,5 +1,6 @@
 //! The library's one error type: what went wrong, and which exit code the command line gives it.
 
+use crate::export::ExportError;
 use crate::model::ModelError;
 
 /// Everything the library can fail with. Each module has a typed error of its own; this is their sum.
@@ -8,6 +9,8 @@ use crate::model::ModelError;
 pub enum Error {
     #[error(transparent)]
     Model(#[from] ModelError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
 }
 
 impl Error {
@@ -15,6 +18,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Model(e) => e.exit_code(),
+            Error::Export(e) => e.exit_code(),
         }
     }
 }

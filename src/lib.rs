@@ -1,4 +1,5 @@
 pub mod error;
+pub mod export;
 pub mod model;
 
 pub use error::Error;
