@@ -1,6 +1,7 @@
 //! The library's one error type: what went wrong, and which exit code the command line gives it.
 
 use crate::backend::BackendError;
+use crate::export::ExportError;
 use crate::model::ModelError;
 use crate::prompts::PromptError;
 use crate::sweep::SweepError;
@@ -17,6 +18,8 @@ pub enum Error {
     Backend(#[from] BackendError),
     #[error(transparent)]
     Sweep(#[from] SweepError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// Options that contradict each other or the model.
     #[error("{0}")]
     Usage(String),
@@ -28,6 +31,7 @@ impl Error {
         match self {
             Error::Model(e) | Error::Backend(BackendError::Model(e)) => e.exit_code(),
             Error::Prompt(e) => e.exit_code(),
+            Error::Export(e) => e.exit_code(),
             Error::Sweep(SweepError::MeanOfMatrices) | Error::Usage(_) => 2,
             Error::Sweep(SweepError::Backend(BackendError::Model(e))) => e.exit_code(),
             Error::Backend(_) | Error::Sweep(_) => 1,

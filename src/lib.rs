@@ -1,6 +1,7 @@
 pub mod backend;
 pub mod engine;
 pub mod error;
+pub mod export;
 pub mod model;
 pub mod prompts;
 pub mod sweep;

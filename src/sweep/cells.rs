@@ -2,6 +2,7 @@
 
 use crate::engine::Site;
 use crate::model::ModelSpec;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// What one cell covers: how finely a site is cut.
@@ -38,17 +39,18 @@ impl By {
 }
 
 /// Which run is patched, and with activations of which.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
-    /// Clean activations into the corrupted run.
+    /// Clean activations into the corrupted run; an effect of 1 restores the clean run.
     #[default]
     Denoise,
-    /// Corrupted activations into the clean run.
+    /// Corrupted activations into the clean run; an effect of −1 destroys it.
     Noise,
 }
 
 /// What is written into the base run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum PatchKind {
     /// The source run's activation.
     #[default]
@@ -69,10 +71,19 @@ impl PatchKind {
 }
 
 impl Direction {
-    pub fn name(self) -> &'static str {
+    /// `denoise` or `noise`.
+    pub fn as_str(self) -> &'static str {
         match self {
             Direction::Denoise => "denoise",
             Direction::Noise => "noise",
+        }
+    }
+
+    /// The run that is patched: `corrupted` or `clean`.
+    pub fn base(self) -> &'static str {
+        match self {
+            Direction::Denoise => "corrupted",
+            Direction::Noise => "clean",
         }
     }
 }

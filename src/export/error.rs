@@ -1,0 +1,51 @@
+//! What can go wrong between a finished sweep and its files.
+
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+
+/// A run folder that cannot be written or read, or a picture that cannot be drawn.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// A file of the run could not be written; nothing that claims to be a finished run is left behind.
+    #[error("{path}: cannot write: {source}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("{path}: cannot read: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path}: not a run: {reason}")]
+    NotARun { path: PathBuf, reason: String },
+    /// A sweep was stopped before it wrote `effects.safetensors`.
+    #[error(
+        "{path}: this run is unfinished (it has no effects.safetensors); finish it with `patchwave sweep … --resume`"
+    )]
+    Unfinished { path: PathBuf },
+    /// The folder is a run's, but a file in it is not what the format says it should be.
+    #[error("{path}: {reason}")]
+    Malformed { path: PathBuf, reason: String },
+    /// A [`RunResult`](super::RunResult) whose parts do not fit together.
+    #[error("run result: {0}")]
+    Inconsistent(String),
+    #[error("{path}: unknown picture format; the name must end in .svg, .png or .html")]
+    UnknownFormat { path: PathBuf },
+    #[error("heat map: {0}")]
+    Render(String),
+}
+
+impl ExportError {
+    /// 1 for what fails on the way (a full disk, a lost file system), 2 for a folder that is not a run, a place that
+    /// cannot be written to at all, and every other bad input.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ExportError::Write { source, .. } => match source.kind() {
+                ErrorKind::PermissionDenied
+                | ErrorKind::NotFound
+                | ErrorKind::NotADirectory
+                | ErrorKind::IsADirectory
+                | ErrorKind::ReadOnlyFilesystem
+                | ErrorKind::AlreadyExists => 2,
+                _ => 1,
+            },
+            _ => 2,
+        }
+    }
+}
