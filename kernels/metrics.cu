@@ -40,14 +40,13 @@ EXPORT_KERNEL(finish_logits)
 
 // Running sums over part of the vocabulary: sum = sum of exp(logit - largest).
 struct Total {
-    float largest;
-    double sum;
+    double largest, sum;
 };
 
 GPU_FN Total merge(Total a, Total b) {
-    float largest = fmaxf(a.largest, b.largest);
+    double largest = fmax(a.largest, b.largest);
     if (largest == negative_infinity()) return Total{largest, 0.0};
-    return Total{largest, a.sum * exp((double)a.largest - largest) + b.sum * exp((double)b.largest - largest)};
+    return Total{largest, a.sum * exp(a.largest - largest) + b.sum * exp(b.largest - largest)};
 }
 
 // The block's totals, in the order of the threads; valid in thread 0.
@@ -57,7 +56,6 @@ GPU_FN Total merge_block(Total mine, Total* shared) {
     Total all = mine;
     if (threadIdx.x == 0)
         for (int i = 1; i < THREADS; i++) all = merge(all, shared[i]);
-    __syncthreads();
     return all;
 }
 
