@@ -3,7 +3,9 @@
 pub mod checkpoint;
 pub mod error;
 pub mod spec;
+pub mod tokenizer;
 
 pub use checkpoint::{Checkpoint, Params, TensorInfo};
 pub use error::ModelError;
 pub use spec::ModelSpec;
+pub use tokenizer::Tokenizer;
