@@ -2,10 +2,12 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod gguf;
 pub mod spec;
 pub mod tokenizer;
 
 pub use checkpoint::{Checkpoint, Params, TensorInfo};
 pub use error::ModelError;
+pub use gguf::Gguf;
 pub use spec::ModelSpec;
 pub use tokenizer::Tokenizer;
