@@ -10,7 +10,9 @@ mod open;
 mod resolve;
 mod rope;
 mod safetensors;
+pub mod gguf;
 pub mod spec;
+pub mod tokenizer;
 
 pub use binding::BoundParams;
 pub use checkpoint::{Checkpoint, Params, TensorInfo};
@@ -19,4 +21,6 @@ pub use family::{Stored, model_types};
 pub use open::ModelFiles;
 pub use resolve::{Resolved, resolve, resolve_config};
 pub use safetensors::SafetensorsFolder;
+pub use gguf::Gguf;
 pub use spec::ModelSpec;
+pub use tokenizer::Tokenizer;

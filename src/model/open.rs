@@ -4,7 +4,7 @@ use super::binding::BoundParams;
 use super::config::Config;
 use super::resolve::resolve;
 use super::safetensors::SafetensorsFolder;
-use super::{Checkpoint, ModelError, ModelSpec, Params};
+use super::{Checkpoint, Gguf, ModelError, ModelSpec, Params, Tokenizer};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -22,6 +22,8 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 pub struct ModelFiles {
     pub spec: ModelSpec,
     pub params: Arc<dyn Params>,
+    /// `None` where the folder has no `tokenizer.json`: prompts are token ids then.
+    pub tokenizer: Option<Tokenizer>,
     /// Unknown config keys that were ignored because the caller allowed it, for `run.json`.
     pub allowed_keys_used: Vec<String>,
     /// The folder or file that was opened.
@@ -35,12 +37,18 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Opens a folder in Hugging Face layout: `config.json` and safetensors files. No weight is read.
+    /// Opens a folder in Hugging Face layout (`config.json` and safetensors files) or a `.gguf` file. No weight is read.
     ///
     /// # Errors
     /// One line about the file, the config key or the tensor that is wrong; see [`ModelError`].
     pub fn open(path: &Path, allow_config_keys: &[String]) -> Result<ModelFiles, ModelError> {
         let unsupported = |reason: &str| ModelError::Unsupported { path: path.to_owned(), reason: reason.to_owned() };
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+            let gguf = Arc::new(Gguf::open(path)?);
+            let tokenizer = gguf.tokenizer()?;
+            let model = Self::from_parts(gguf.config()?, gguf, path, allow_config_keys)?;
+            return Ok(ModelFiles { tokenizer, ..model });
+        }
         let about = std::fs::metadata(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
         if !about.is_dir() {
             return Err(unsupported("neither a folder in Hugging Face layout nor a .gguf file"));
@@ -55,7 +63,7 @@ impl ModelFiles {
         files.extend(checkpoint.files().into_iter().map(Path::to_owned));
         let (model, bound) = Self::bind(config, checkpoint.clone(), path, allow_config_keys)?;
         checkpoint.require_floats(bound.tensors())?;
-        Ok(ModelFiles { files, params: bound, ..model })
+        Ok(ModelFiles { files, params: bound, tokenizer: Tokenizer::from_folder(path)?, ..model })
     }
 
     /// A model from a config in Hugging Face's spelling and a checkpoint under Hugging Face's names. `path` is the
@@ -84,6 +92,7 @@ impl ModelFiles {
         let model = ModelFiles {
             spec: resolved.spec,
             params: bound.clone(),
+            tokenizer: None,
             allowed_keys_used: resolved.allowed_keys_used,
             path: path.to_owned(),
             n_parameters: resolved.n_parameters,
