@@ -1,4 +1,6 @@
 pub mod backend;
+pub mod cli;
+pub mod demo;
 pub mod engine;
 pub mod error;
 pub mod export;

@@ -10,6 +10,7 @@ use crate::backend::{
     AttnCall, AttnOverride, AttnOverrideKind, AttnParams, AttnSegment, Backend, BackendError, Combine, HeadRows,
     PatchEntry, PatchSource, RowIndex, View, ViewMut, WeightSlice,
 };
+use crate::model::ModelSpec;
 use crate::model::spec::{AttnSpec, MlpSpec, NormScope, NormSpec, Op, QkNormAt, SubLayer};
 
 /// A run of rows: positions `first ..+ len` of one prompt, belonging to one item (a cell of a pair) of its caller.
@@ -53,9 +54,9 @@ pub struct Workspace<B: Backend> {
 }
 
 /// Widest q, z and hidden rows of any layer: (wide, q, z).
-fn widths<B: Backend>(model: &Model<B>) -> (usize, usize, usize) {
+fn widths(spec: &ModelSpec) -> (usize, usize, usize) {
     let mut w = (1, 1, 1);
-    for sub in model.spec.blocks.iter().flat_map(|b| &b.subs) {
+    for sub in spec.blocks.iter().flat_map(|b| &b.subs) {
         match &sub.op {
             Op::Attn(a) => {
                 let qkv = QkvWidths::of(a);
@@ -67,15 +68,15 @@ fn widths<B: Backend>(model: &Model<B>) -> (usize, usize, usize) {
     w
 }
 
-impl<B: Backend> Workspace<B> {
-    /// Bytes that one row takes.
-    pub fn bytes_per_row(model: &Model<B>) -> usize {
-        let (wide, q, z) = widths(model);
-        4 * (5 * model.spec.d_model + wide + q + z)
-    }
+/// Bytes that one row takes in a [`Workspace`].
+pub fn bytes_per_row(spec: &ModelSpec) -> usize {
+    let (wide, q, z) = widths(spec);
+    4 * (5 * spec.d_model + wide + q + z)
+}
 
+impl<B: Backend> Workspace<B> {
     pub fn new(model: &Model<B>, capacity: usize) -> Result<Self, BackendError> {
-        let (wide, q, z) = widths(model);
+        let (wide, q, z) = widths(&model.spec);
         let rows = |width: usize| model.backend.zeros(capacity * width);
         let d = model.spec.d_model;
         Ok(Workspace {
@@ -404,7 +405,13 @@ impl<'a, B: Backend> Forward<'a, B> {
         }
         let pre = ViewMut::packed(wide, n, width).columns(0..m.d_mlp);
         self.apply(patches, layer, Point::MlpPre, segments, pre, m.d_mlp);
-        self.mlp_tail(layer, sub, m, weights, wide, mlp_out, n);
+        backend.activation(ViewMut::packed(wide, n, width), m.act, m.gated);
+        if let Some(r) = recorder {
+            r.point(backend, layer, Point::MlpPost, View::packed(&*wide, n, width).columns(0..m.d_mlp))?;
+        }
+        let post = ViewMut::packed(wide, n, width).columns(0..m.d_mlp);
+        self.apply(patches, layer, Point::MlpPost, segments, post, m.d_mlp);
+        self.mlp_down(layer, sub, m, weights, View::packed(&*wide, n, width).columns(0..m.d_mlp), mlp_out);
         if let Some(r) = recorder {
             r.point(backend, layer, Point::MlpOut, View::packed(&*mlp_out, n, d))?;
         }
@@ -412,24 +419,21 @@ impl<'a, B: Backend> Forward<'a, B> {
         Ok(())
     }
 
-    /// From the hidden rows `[n, gate | up]` to what the MLP adds.
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn mlp_tail(
+    /// From the input of the down projection `[n, d_mlp]` to what the MLP adds.
+    pub(crate) fn mlp_down(
         &self,
         layer: usize,
         sub: &SubLayer,
         m: &MlpSpec,
         weights: &SubWeights<B>,
-        hidden: &mut B::Buf,
+        post: View<'_, B::Buf>,
         out: &mut B::Buf,
-        n: usize,
     ) {
         let SubWeights::Mlp { down, down_bias, .. } = weights else { unreachable!("weights follow the spec") };
-        let (backend, d, width) = (&self.model.backend, self.model.spec.d_model, mlp_width(m));
-        backend.activation(ViewMut::packed(hidden, n, width), m.act, m.gated);
+        let (d, n) = (self.model.spec.d_model, post.rows);
         let bias = Model::<B>::bias_row(down_bias.as_ref(), 0..d);
-        let post = View::packed(&*hidden, n, width).columns(0..m.d_mlp);
-        backend.gemm(post, down, WeightSlice { k: 0..m.d_mlp, n: 0..d }, bias, ViewMut::packed(out, n, d));
+        let slice = WeightSlice { k: 0..m.d_mlp, n: 0..d };
+        self.model.backend.gemm(post, down, slice, bias, ViewMut::packed(out, n, d));
         self.finish_branch(layer, sub, out, n);
     }
 

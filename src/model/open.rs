@@ -34,6 +34,8 @@ pub struct ModelFiles {
     pub stored_as: Vec<String>,
     /// What [`sha256`](Self::sha256) covers.
     files: Vec<PathBuf>,
+    /// The same for a model that is part of the program.
+    embedded: &'static [&'static [u8]],
 }
 
 impl ModelFiles {
@@ -77,6 +79,17 @@ impl ModelFiles {
         Ok(Self::bind(config, checkpoint, path, allow_config_keys)?.0)
     }
 
+    /// A model that is part of the program: its config, its safetensors bytes and its tokenizer.
+    pub(crate) fn embedded(
+        config: &str,
+        checkpoint: Arc<dyn Checkpoint>,
+        tokenizer: Option<Tokenizer>,
+        contents: &'static [&'static [u8]],
+    ) -> Result<ModelFiles, ModelError> {
+        let model = Self::from_parts(Config::parse(config)?, checkpoint, Path::new("the bundled demo model"), &[])?;
+        Ok(ModelFiles { tokenizer, embedded: contents, ..model })
+    }
+
     fn bind(
         config: Map<String, Value>,
         checkpoint: Arc<dyn Checkpoint>,
@@ -97,6 +110,7 @@ impl ModelFiles {
             path: path.to_owned(),
             n_parameters: resolved.n_parameters,
             stored_as,
+            embedded: &[],
             files: if path.is_file() { vec![path.to_owned()] } else { vec![] },
         };
         Ok((model, bound))
@@ -111,6 +125,7 @@ impl ModelFiles {
         let parts: Vec<[u8; 32]> = self.files.par_iter().map(|f| hash_file(f)).collect::<Result<_, _>>()?;
         let mut all = Sha256::new();
         parts.iter().for_each(|part| all.update(part));
+        self.embedded.iter().for_each(|part| all.update(Sha256::digest(part)));
         Ok(all.finalize().iter().fold(String::new(), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");
             hex

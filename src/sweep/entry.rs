@@ -128,10 +128,10 @@ impl<B: Backend> Entry<'_, '_, B> {
                 self.set_values(values, &cache_rows(&rows), to, RowIndex::All)?;
                 self.add_branch(boundary, layer, sub, point, &rows, &out, x)
             }
-            Site::MlpPre => {
+            Site::MlpPre | Site::MlpPost => {
                 let rows = self.rows(items, starts, |i| i.first);
                 let index = index_of(false).expect("the site exists");
-                let out = self.mlp_from_pre(layer, index, &rows)?;
+                let out = self.mlp_from_hidden(layer, index, cell.site, &rows)?;
                 self.add_branch(boundary, layer, &subs[index], Point::MlpOut, &rows, &out, x)
             }
             _ => {
@@ -215,24 +215,35 @@ impl<B: Backend> Entry<'_, '_, B> {
         Ok(())
     }
 
-    /// The MLP's output from patched pre-activations.
-    fn mlp_from_pre(&self, layer: usize, index: usize, rows: &[PatchedRow]) -> Result<B::Buf, SweepError> {
+    /// The MLP's output from a patched hidden row, before or after its activation.
+    fn mlp_from_hidden(
+        &self,
+        layer: usize,
+        index: usize,
+        site: Site,
+        rows: &[PatchedRow],
+    ) -> Result<B::Buf, SweepError> {
         let sub = &self.model().spec.blocks[layer].subs[index];
         let Op::Mlp(m) = &sub.op else { unreachable!("found as an MLP") };
         let (backend, n, width) = (&self.model().backend, rows.len(), mlp_width(m));
         let mut hidden = backend.zeros(n * width)?;
-        let values = self.group.values.as_ref().map(|v| v.point(layer, Point::MlpPre, m.d_mlp));
-        let pre = ViewMut::packed(&mut hidden, n, width).columns(0..m.d_mlp);
+        let point = if site == Site::MlpPre { Point::MlpPre } else { Point::MlpPost };
+        let values = self.group.values.as_ref().map(|v| v.point(layer, point, m.d_mlp));
+        let to = ViewMut::packed(&mut hidden, n, width).columns(0..m.d_mlp);
         let from = cache_rows(rows);
-        self.set_values(values, &from, pre, RowIndex::All)?;
-        if m.gated {
-            let up = self.group.base.point(layer, Point::MlpUp, m.d_mlp);
-            let to = ViewMut::packed(&mut hidden, n, width).columns(m.d_mlp..width);
-            backend.copy_rows(up, RowIndex::List(&from), to, RowIndex::All, Combine::Set, 1.0);
+        self.set_values(values, &from, to, RowIndex::All)?;
+        if site == Site::MlpPre {
+            if m.gated {
+                let up = self.group.base.point(layer, Point::MlpUp, m.d_mlp);
+                let to = ViewMut::packed(&mut hidden, n, width).columns(m.d_mlp..width);
+                backend.copy_rows(up, RowIndex::List(&from), to, RowIndex::All, Combine::Set, 1.0);
+            }
+            backend.activation(ViewMut::packed(&mut hidden, n, width), m.act, m.gated);
         }
         let mut out = backend.zeros(n * self.model().spec.d_model)?;
         let weights = &self.model().layers[layer][index];
-        self.forward.mlp_tail(layer, sub, m, weights, &mut hidden, &mut out, n);
+        let post = View::packed(&hidden, n, width).columns(0..m.d_mlp);
+        self.forward.mlp_down(layer, sub, m, weights, post, &mut out);
         Ok(out)
     }
 
@@ -572,7 +583,7 @@ pub(crate) fn temporary_bytes_per_row(spec: &crate::model::ModelSpec, cells: &[S
     let mut widest = 2 * spec.d_model;
     for layer in 0..spec.n_layers() {
         for s in cells {
-            if s.site == Site::MlpPre {
+            if matches!(s.site, Site::MlpPre | Site::MlpPost) {
                 widest = widest.max(2 * spec.d_model + 2 * point_width(spec, layer, Point::MlpPre));
             } else if let (true, Some(a)) = (s.site.has_heads(), spec.attn(layer)) {
                 let w = QkvWidths::of(a);
