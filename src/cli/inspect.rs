@@ -147,7 +147,8 @@ fn patch_points(spec: &ModelSpec) -> String {
             _ => format!("[{}]", spec.d_model),
         };
         let by = if site.has_heads() { "head head,pos pos layer" } else { "pos layer" };
-        let which = if layers.len() == spec.n_layers() { "all".to_owned() } else { format!("{} of them", layers.len()) };
+        let which =
+            if layers.len() == spec.n_layers() { "all".to_owned() } else { format!("{} of them", layers.len()) };
         let _ = writeln!(text, "  {:21} {shape:23} {by:23} {which}", site.name());
     }
     text

@@ -47,7 +47,10 @@ pub fn main() -> ExitCode {
     // A bug must not look like bad input, nor fill the screen.
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
-        terminal::error(&format!("internal error{place}: {}; please report this", info.payload_as_str().unwrap_or("?")));
+        terminal::error(&format!(
+            "internal error{place}: {}; please report this",
+            info.payload_as_str().unwrap_or("?")
+        ));
     }));
     let cli = Cli::parse();
     let done = std::panic::catch_unwind(|| match cli.command {

@@ -140,7 +140,10 @@ pub fn run(args: Args) -> Result<(), Error> {
     let model_hash = files.sha256()?;
     let identity = identity(&args, &plan, &sites, &set, &model_hash);
     let path = args.output.clone().unwrap_or_else(|| {
-        folder::next_free(Path::new("runs"), &format!("{name}-{}", sites.iter().map(|s| s.name()).collect::<Vec<_>>().join("-")))
+        folder::next_free(
+            Path::new("runs"),
+            &format!("{name}-{}", sites.iter().map(|s| s.name()).collect::<Vec<_>>().join("-")),
+        )
     });
     let existing = match (args.resume, args.force) {
         (true, _) => Existing::Resume,
@@ -209,7 +212,11 @@ fn check(
                 .filter(|s| (0..spec.n_layers()).any(|l| s.exists(spec, l)))
                 .map(Site::name)
                 .collect();
-            return Err(usage(format!("--sites {site}: no layer of this {} model has it; it has {}", spec.family, has.join(", "))));
+            return Err(usage(format!(
+                "--sites {site}: no layer of this {} model has it; it has {}",
+                spec.family,
+                has.join(", ")
+            )));
         }
     }
     let by = args.by.as_deref().map(select::by).transpose().map_err(usage)?;
@@ -238,11 +245,8 @@ fn check(
     };
     let selection = Selection { layers, heads };
     let n_columns = Vec::<Column>::len(&columns);
-    let sites: Vec<SiteCells> = sites
-        .iter()
-        .zip(cuts)
-        .map(|(site, by)| SiteCells::new(spec, *site, by, n_columns, &selection))
-        .collect();
+    let sites: Vec<SiteCells> =
+        sites.iter().zip(cuts).map(|(site, by)| SiteCells::new(spec, *site, by, n_columns, &selection)).collect();
     if !sites.iter().any(|s| s.cells.iter().any(|c| c.exists)) {
         return Err(usage("--layers and --heads leave no cell at the chosen sites"));
     }
@@ -292,14 +296,15 @@ fn run_in(
     let before_weights = Instant::now();
     let layers = spec.n_layers() as u64;
     let loading = bar(layers, "layers loaded");
-    let model = match Model::load(spec, &*files.params, Cpu, &|share| loading.set_position((share * layers as f64) as u64)) {
-        Ok(model) => model,
-        Err(e) => {
-            loading.finish_and_clear();
-            folder.abandon();
-            return Err(e.into());
-        }
-    };
+    let model =
+        match Model::load(spec, &*files.params, Cpu, &|share| loading.set_position((share * layers as f64) as u64)) {
+            Ok(model) => model,
+            Err(e) => {
+                loading.finish_and_clear();
+                folder.abandon();
+                return Err(e.into());
+            }
+        };
     loading.finish_and_clear();
     let load_seconds = before_weights.elapsed().as_secs_f64();
 
@@ -320,7 +325,9 @@ fn run_in(
         }
         if set.pairs.is_empty() {
             folder.abandon();
-            return Err(usage(format!("--correct-only: the clean run prefers the answer in none of the {n_given} pairs")));
+            return Err(usage(format!(
+                "--correct-only: the clean run prefers the answer in none of the {n_given} pairs"
+            )));
         }
     }
 
@@ -343,7 +350,8 @@ fn run_in(
             let path = folder.path.clone();
             if began || !folder.known.is_empty() {
                 if matches!(e, Error::Sweep(SweepError::Interrupted)) {
-                    let message = format!("interrupted; the same command with --output {} --resume goes on", path.display());
+                    let message =
+                        format!("interrupted; the same command with --output {} --resume goes on", path.display());
                     super::terminal::error(&message);
                     std::process::exit(1);
                 }
@@ -367,7 +375,9 @@ fn run_in(
         warn("clean and corrupted metrics are within the noise floor of each other: effects are undefined (NaN)");
     }
     if not_preferred > 0 {
-        warn(&format!("the clean run does not prefer the answer in {not_preferred} of {n_pairs} pairs (--correct-only drops them)"));
+        warn(&format!(
+            "the clean run does not prefer the answer in {not_preferred} of {n_pairs} pairs (--correct-only drops them)"
+        ));
     }
     let mut at = 0;
     let mut sites = Vec::new();
@@ -421,7 +431,8 @@ fn run_in(
         sweep_seconds
     );
     if verified.items > 0 {
-        let about = format!("\nnoise floor {:.1e} over {} items against full forward passes", verified.worst, verified.items);
+        let about =
+            format!("\nnoise floor {:.1e} over {} items against full forward passes", verified.worst, verified.items);
         notes.push_str(&about);
     }
     let path = folder.path.clone();

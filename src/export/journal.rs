@@ -46,7 +46,8 @@ impl Journal {
         let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(read_error)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(read_error)?;
-        let malformed = || ExportError::Malformed { path: path.clone(), reason: "it does not begin with a plan".into() };
+        let malformed =
+            || ExportError::Malformed { path: path.clone(), reason: "it does not begin with a plan".into() };
         let end = bytes.iter().position(|b| *b == b'\n').ok_or_else(malformed)?;
         let theirs: Map<String, Value> = serde_json::from_slice(&bytes[..end]).map_err(|_| malformed())?;
         same_plan(dir, &theirs, plan)?;

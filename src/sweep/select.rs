@@ -123,7 +123,9 @@ mod tests {
     #[test]
     fn layers_are_numbers_and_ranges() {
         assert_eq!(layers("8-10,3", 12).unwrap(), [3, 8, 9, 10].into());
-        for (text, why) in [("8-12", "0 to 11"), ("5-3", "backward"), ("x", "not a layer"), ("", "not a layer"), ("-1", "not a layer")] {
+        for (text, why) in
+            [("8-12", "0 to 11"), ("5-3", "backward"), ("x", "not a layer"), ("", "not a layer"), ("-1", "not a layer")]
+        {
             let message = layers(text, 12).unwrap_err().to_string();
             assert!(message.contains(why), "{text}: {message}");
         }
