@@ -4,7 +4,7 @@ use super::cells::{PatchKind, SiteCells};
 use super::entry::temporary_bytes_per_row;
 use super::group::{keeps, kept_bytes};
 use crate::engine::Program;
-use crate::engine::forward::bytes_per_row;
+use crate::engine::workspace::bytes_per_row;
 use crate::model::ModelSpec;
 
 /// Bounds that cut a sweep into groups of pairs and waves of rows. No bound changes a bit of the result.

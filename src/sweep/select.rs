@@ -113,7 +113,7 @@ pub fn bytes(text: &str) -> Result<u64, BadList> {
     };
     let amount: f64 = digits.trim().parse().map_err(|_| fail())?;
     let total = amount * unit;
-    if total.is_finite() && total >= 1.0 && total < 1e18 { Ok(total as u64) } else { Err(fail()) }
+    if (1.0..1e18).contains(&total) { Ok(total as u64) } else { Err(fail()) }
 }
 
 #[cfg(test)]
