@@ -29,8 +29,8 @@ use std::time::Instant;
 const MORE: &str = "\
 A cell is one patched run: the base run with one activation taken from the other run. --direction denoise patches clean
 into corrupted (effect 0: still corrupted, 1: clean again), noise patches corrupted into clean (0: unharmed, -1:
-destroyed). Sites: resid_pre resid_mid resid_post attn_out mlp_out z q k v attn_scores pattern result mlp_pre.
-Without --model and --prompts the bundled demo model is swept.";
+destroyed). Sites: resid_pre resid_mid resid_post attn_out mlp_out z q k v attn_scores pattern result mlp_pre
+mlp_post. Without --model and --prompts the bundled demo model is swept.";
 
 #[derive(clap::Args)]
 #[command(after_help = MORE)]
@@ -348,7 +348,10 @@ fn run_in(
         Ok(done) => done,
         Err((e, began)) => {
             let path = folder.path.clone();
-            if began || !folder.known.is_empty() {
+            // What is not finite stays so: there is nothing to go on with.
+            if matches!(e, Error::Sweep(SweepError::NonFinite { .. })) {
+                folder.abandon();
+            } else if began || !folder.known.is_empty() {
                 if matches!(e, Error::Sweep(SweepError::Interrupted)) {
                     let message =
                         format!("interrupted; the same command with --output {} --resume goes on", path.display());
