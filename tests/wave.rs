@@ -4,37 +4,9 @@
 mod support;
 
 use patchwave::prompts::Align;
-use patchwave::sweep::{By, Direction, Limits, Metric, PatchKind, Sweep};
+use patchwave::sweep::{By, Direction, Limits, Metric, PatchKind};
 use proptest::prelude::*;
 use support::*;
-
-/// Largest |logit| of the unpatched runs bounds what a metric can be; the agreement is asked for relative to it.
-fn tolerance(clean: &[f32], corrupted: &[f32]) -> f32 {
-    1e-5 * clean.iter().chain(corrupted).fold(1.0f32, |a, b| a.max(b.abs())).max(5.0)
-}
-
-fn agrees_with_the_reference(sweep: &Sweep<'_, patchwave::backend::cpu::Cpu>) {
-    let outcome = run(sweep);
-    let n = sweep.pairs.len();
-    let tolerance = tolerance(&outcome.clean, &outcome.corrupted);
-    for (i, cell) in sweep.cells().iter().enumerate() {
-        for pair in 0..n {
-            let wave = outcome.metric[i * n + pair];
-            if wave.is_nan() {
-                let beyond = cell.column.is_some_and(|c| c as usize >= sweep.pairs[pair].clean.len());
-                assert!(!cell.exists || beyond, "{cell:?} of pair {pair} is missing");
-                continue;
-            }
-            let slow = sweep.reference(cell, pair, &outcome).expect("the reference runs");
-            assert!(
-                (wave - slow).abs() <= tolerance,
-                "{cell:?} of pair {pair}: wave {wave}, reference {slow}, {:?} {:?}",
-                sweep.direction,
-                sweep.patch
-            );
-        }
-    }
-}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]

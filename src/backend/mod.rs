@@ -81,7 +81,7 @@ impl<'a, B> View<'a, B> {
     /// The same numbers with each row cut into rows of `cols` (a `[rows, n_heads * d]` matrix as
     /// `[rows * n_heads, d]`). The view must be packed.
     pub fn split_rows(self, cols: usize) -> Self {
-        debug_assert!(self.stride == self.cols && self.cols % cols == 0);
+        debug_assert!(self.stride == self.cols && self.cols.is_multiple_of(cols));
         View { rows: self.rows * (self.cols / cols), cols, stride: cols, ..self }
     }
 }

@@ -32,6 +32,8 @@ pub enum Point {
     MlpPre,
     /// Up projection of a gated MLP, `[rows, d_mlp]`
     MlpUp,
+    /// `[rows, d_mlp]`
+    MlpPost,
     MlpOut,
 }
 
@@ -50,6 +52,7 @@ impl Point {
             Site::Pattern => Point::Pattern,
             Site::Result => Point::Result,
             Site::MlpPre => Point::MlpPre,
+            Site::MlpPost => Point::MlpPost,
         })
     }
 

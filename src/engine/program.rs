@@ -91,7 +91,7 @@ impl Program {
             Site::ResidPre => Some(self.layer_input(layer)),
             Site::ResidPost => Some(self.layer_input(layer + 1)),
             Site::ResidMid => Some(self.layer_input(layer) + 1),
-            Site::MlpOut | Site::MlpPre => self.step_of(spec, layer, false).map(|s| s + 1),
+            Site::MlpOut | Site::MlpPre | Site::MlpPost => self.step_of(spec, layer, false).map(|s| s + 1),
             _ => self.step_of(spec, layer, true).map(|s| s + 1),
         }
     }

@@ -1,11 +1,14 @@
 //! Whole prompts from the embedding on: base and source runs, and the reference path.
 
 use super::cache::{Cache, Keep, PromptRows};
-use super::forward::{Forward, Recorder, Segment, Workspace, copy_of};
+use super::forward::Forward;
 use super::patch::PatchPoint;
 use super::program::Program;
+use super::recorder::{Recorder, copy_of};
 use super::rope::RopeTables;
+use super::segment::Segment;
 use super::weights::Model;
+use super::workspace::Workspace;
 use crate::backend::{Backend, BackendError, Combine, RowIndex, View, ViewMut};
 
 /// A finished run: what was kept, and the final hidden row of every prompt's last token.

@@ -36,10 +36,12 @@ pub enum Site {
     Result,
     /// Gate projection (up projection where there is no gate), before the activation `[d_mlp]`.
     MlpPre,
+    /// Input of the down projection: act(pre), times the up projection where there is a gate `[d_mlp]`.
+    MlpPost,
 }
 
 impl Site {
-    pub const ALL: [Site; 13] = [
+    pub const ALL: [Site; 14] = [
         Site::ResidPre,
         Site::ResidMid,
         Site::ResidPost,
@@ -53,6 +55,7 @@ impl Site {
         Site::Pattern,
         Site::Result,
         Site::MlpPre,
+        Site::MlpPost,
     ];
 
     /// TransformerLens's short name.
@@ -71,6 +74,7 @@ impl Site {
             Site::Pattern => "pattern",
             Site::Result => "result",
             Site::MlpPre => "mlp_pre",
+            Site::MlpPost => "mlp_post",
         }
     }
 
@@ -78,6 +82,7 @@ impl Site {
     pub fn hook_name(self, layer: usize) -> String {
         match self {
             Site::MlpPre => format!("blocks.{layer}.mlp.hook_pre"),
+            Site::MlpPost => format!("blocks.{layer}.mlp.hook_post"),
             s if s.has_heads() => format!("blocks.{layer}.attn.hook_{}", s.name()),
             s => format!("blocks.{layer}.hook_{}", s.name()),
         }
@@ -106,7 +111,7 @@ impl Site {
         match self {
             Site::ResidPre | Site::ResidPost => true,
             Site::ResidMid => !block.parallel && block.subs.len() == 2 && matches!(block.subs[0].op, Op::Attn(_)),
-            Site::MlpOut | Site::MlpPre => spec.mlp(layer).is_some(),
+            Site::MlpOut | Site::MlpPre | Site::MlpPost => spec.mlp(layer).is_some(),
             _ => spec.attn(layer).is_some(),
         }
     }
@@ -136,6 +141,7 @@ impl FromStr for Site {
         short = short.strip_prefix("attn.").unwrap_or(short);
         let short = match short.strip_prefix("mlp.") {
             Some("hook_pre") => "mlp_pre",
+            Some("hook_post") => "mlp_post",
             _ => short.strip_prefix("hook_").unwrap_or(short),
         };
         Site::ALL.into_iter().find(|s| s.name() == short).ok_or_else(|| UnknownSite(name.to_owned()))

@@ -19,6 +19,12 @@ pub enum ExportError {
         "{path}: this run is unfinished (it has no effects.safetensors); finish it with `patchwave sweep … --resume`"
     )]
     Unfinished { path: PathBuf },
+    /// The place named by `--output` is in use.
+    #[error("{path}: {reason}")]
+    Taken { path: PathBuf, reason: String },
+    /// A run that is to be resumed was started with other options, prompts or weights.
+    #[error("{path}: this run was started with another `{key}`; --resume needs the same, --force starts anew")]
+    OtherPlan { path: PathBuf, key: String },
     /// The folder is a run's, but a file in it is not what the format says it should be.
     #[error("{path}: {reason}")]
     Malformed { path: PathBuf, reason: String },
@@ -41,6 +47,7 @@ impl ExportError {
                 | ErrorKind::NotFound
                 | ErrorKind::NotADirectory
                 | ErrorKind::IsADirectory
+                | ErrorKind::InvalidFilename
                 | ErrorKind::ReadOnlyFilesystem
                 | ErrorKind::AlreadyExists => 2,
                 _ => 1,

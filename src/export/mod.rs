@@ -5,8 +5,10 @@
 //! strongest cells.
 
 pub mod error;
+pub mod folder;
 mod font;
 pub mod heatmap;
+pub mod journal;
 pub mod node;
 pub mod run;
 pub mod table;

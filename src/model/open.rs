@@ -4,7 +4,7 @@ use super::binding::BoundParams;
 use super::config::Config;
 use super::resolve::resolve;
 use super::safetensors::SafetensorsFolder;
-use super::{Checkpoint, ModelError, ModelSpec, Params};
+use super::{Checkpoint, Gguf, ModelError, ModelSpec, Params, Tokenizer};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -22,6 +22,8 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 pub struct ModelFiles {
     pub spec: ModelSpec,
     pub params: Arc<dyn Params>,
+    /// `None` where the folder has no `tokenizer.json`: prompts are token ids then.
+    pub tokenizer: Option<Tokenizer>,
     /// Unknown config keys that were ignored because the caller allowed it, for `run.json`.
     pub allowed_keys_used: Vec<String>,
     /// The folder or file that was opened.
@@ -32,15 +34,23 @@ pub struct ModelFiles {
     pub stored_as: Vec<String>,
     /// What [`sha256`](Self::sha256) covers.
     files: Vec<PathBuf>,
+    /// The same for a model that is part of the program.
+    embedded: &'static [&'static [u8]],
 }
 
 impl ModelFiles {
-    /// Opens a folder in Hugging Face layout: `config.json` and safetensors files. No weight is read.
+    /// Opens a folder in Hugging Face layout (`config.json` and safetensors files) or a `.gguf` file. No weight is read.
     ///
     /// # Errors
     /// One line about the file, the config key or the tensor that is wrong; see [`ModelError`].
     pub fn open(path: &Path, allow_config_keys: &[String]) -> Result<ModelFiles, ModelError> {
         let unsupported = |reason: &str| ModelError::Unsupported { path: path.to_owned(), reason: reason.to_owned() };
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+            let gguf = Arc::new(Gguf::open(path)?);
+            let tokenizer = gguf.tokenizer()?;
+            let model = Self::from_parts(gguf.config()?, gguf, path, allow_config_keys)?;
+            return Ok(ModelFiles { tokenizer, ..model });
+        }
         let about = std::fs::metadata(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
         if !about.is_dir() {
             return Err(unsupported("neither a folder in Hugging Face layout nor a .gguf file"));
@@ -55,7 +65,7 @@ impl ModelFiles {
         files.extend(checkpoint.files().into_iter().map(Path::to_owned));
         let (model, bound) = Self::bind(config, checkpoint.clone(), path, allow_config_keys)?;
         checkpoint.require_floats(bound.tensors())?;
-        Ok(ModelFiles { files, params: bound, ..model })
+        Ok(ModelFiles { files, params: bound, tokenizer: Tokenizer::from_folder(path)?, ..model })
     }
 
     /// A model from a config in Hugging Face's spelling and a checkpoint under Hugging Face's names. `path` is the
@@ -67,6 +77,17 @@ impl ModelFiles {
         allow_config_keys: &[String],
     ) -> Result<ModelFiles, ModelError> {
         Ok(Self::bind(config, checkpoint, path, allow_config_keys)?.0)
+    }
+
+    /// A model that is part of the program: its config, its safetensors bytes and its tokenizer.
+    pub(crate) fn embedded(
+        config: &str,
+        checkpoint: Arc<dyn Checkpoint>,
+        tokenizer: Option<Tokenizer>,
+        contents: &'static [&'static [u8]],
+    ) -> Result<ModelFiles, ModelError> {
+        let model = Self::from_parts(Config::parse(config)?, checkpoint, Path::new("the bundled demo model"), &[])?;
+        Ok(ModelFiles { tokenizer, embedded: contents, ..model })
     }
 
     fn bind(
@@ -84,10 +105,12 @@ impl ModelFiles {
         let model = ModelFiles {
             spec: resolved.spec,
             params: bound.clone(),
+            tokenizer: None,
             allowed_keys_used: resolved.allowed_keys_used,
             path: path.to_owned(),
             n_parameters: resolved.n_parameters,
             stored_as,
+            embedded: &[],
             files: if path.is_file() { vec![path.to_owned()] } else { vec![] },
         };
         Ok((model, bound))
@@ -102,6 +125,7 @@ impl ModelFiles {
         let parts: Vec<[u8; 32]> = self.files.par_iter().map(|f| hash_file(f)).collect::<Result<_, _>>()?;
         let mut all = Sha256::new();
         parts.iter().for_each(|part| all.update(part));
+        self.embedded.iter().for_each(|part| all.update(Sha256::digest(part)));
         Ok(all.finalize().iter().fold(String::new(), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");
             hex

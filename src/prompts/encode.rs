@@ -1,5 +1,6 @@
 //! What the prompts need of a tokenizer, and what happens at the start of a prompt.
 
+use crate::model::Tokenizer;
 use serde::Serialize;
 
 /// The part of a tokenizer that prompts need. The file of a model without one is read with token ids only.
@@ -12,6 +13,20 @@ pub trait Encode {
 
     /// The text of one token as it stands in a string (` Mary`, not `ĠMary`), or `None` for an unknown id.
     fn piece(&self, id: u32) -> Option<String>;
+}
+
+impl Encode for Tokenizer {
+    fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        Tokenizer::encode(self, text).map_err(|e| e.to_string())
+    }
+
+    fn bos(&self) -> Option<u32> {
+        Tokenizer::bos(self)
+    }
+
+    fn piece(&self, id: u32) -> Option<String> {
+        self.token(id)
+    }
 }
 
 /// Whether a BOS token goes before a prompt that is text. Arrays of ids are never changed.

@@ -5,7 +5,7 @@ use super::cells::Direction;
 /// The effect of every cell, and whether it is defined at all.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Effects {
-    /// NaN where the cell does not exist, or where effects are undefined.
+    /// NaN where the cell does not exist, or where the effect is undefined for the pairs that have it.
     pub effect: Vec<f32>,
     /// |m_clean − m_corrupted| exceeds the noise floor.
     pub defined: bool,
@@ -37,7 +37,8 @@ pub fn effects(metric: &[f32], clean: &[f32], corrupted: &[f32], direction: Dire
                 Direction::Denoise => corrupted,
                 Direction::Noise => clean,
             };
-            if defined { ((m - base) / (clean - corrupted)) as f32 } else { f32::NAN }
+            let span = clean - corrupted;
+            if defined && span.abs() > floor as f64 { ((m - base) / span) as f32 } else { f32::NAN }
         })
         .collect();
     Effects { effect, defined }

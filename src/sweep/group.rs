@@ -69,13 +69,13 @@ pub(crate) fn keeps(spec: &ModelSpec, program: &Program, sites: &[SiteCells], pa
             base.points.insert((layer, point));
             let step = &program.steps[boundary - 1];
             let sub = &spec.blocks[layer].subs;
-            let is_attn = !matches!(s.site, Site::MlpOut | Site::MlpPre);
+            let is_attn = !matches!(s.site, Site::MlpOut | Site::MlpPre | Site::MlpPost);
             let sub = sub.iter().find(|s| matches!(s.op, crate::model::spec::Op::Attn(_)) == is_attn);
             let Some(sub) = sub else { continue };
             let mut keep = |p: Point| {
                 base.points.insert((layer, p));
             };
-            let at_head = !matches!(s.site, Site::AttnOut | Site::MlpOut | Site::MlpPre);
+            let at_head = s.site.has_heads();
             let linear = sub.post_norm.is_none() && sub.resid_norm.is_none();
             if at_head {
                 keep(Point::Z);
@@ -105,7 +105,7 @@ pub(crate) fn point_width(spec: &ModelSpec, layer: usize, point: Point) -> usize
     let d = spec.d_model;
     match point {
         Point::AttnRaw | Point::AttnOut | Point::MlpOut => d,
-        Point::MlpPre | Point::MlpUp => spec.mlp(layer).map_or(0, |m| m.d_mlp),
+        Point::MlpPre | Point::MlpUp | Point::MlpPost => spec.mlp(layer).map_or(0, |m| m.d_mlp),
         _ => {
             let a = spec.attn(layer).expect("only attention has the other points");
             let w = QkvWidths::of(a);

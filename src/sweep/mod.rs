@@ -4,14 +4,17 @@ pub mod cells;
 pub mod effect;
 mod entry;
 mod group;
+pub mod limits;
 mod mean;
 pub mod metric;
 mod plan;
 mod reference;
+pub mod select;
 mod wave;
 
 pub use cells::{By, Cell, Column, Direction, PatchKind, Selection, SiteCells};
+pub use limits::{Limits, Needs};
 pub use metric::Metric;
 
 mod run;
-pub use run::{Block, Item, Limits, Outcome, Progress, Sweep, SweepError, SweepStats, Verification};
+pub use run::{Block, Item, Outcome, Progress, Sweep, SweepError, SweepStats, Verification, prefers_answer};

@@ -2,12 +2,13 @@
 
 use super::cells::{Cell, Column, Direction, PatchKind, SiteCells};
 use super::group::{Group, keeps, kept_bytes};
+use super::limits::Limits;
 use super::mean::Means;
 use super::metric::Metric;
 use super::plan::{Fate, PlannedItem, Positions, fate, patched_positions};
 use super::reference;
 use super::wave::{Wave, cut, rows_of};
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, View};
 use crate::engine::{Keep, Model, Program, PromptRows, RowCount, Workspace};
 use crate::prompts::{Align, Pair};
 use std::collections::HashMap;
@@ -29,22 +30,6 @@ pub enum SweepError {
     /// The observer asked to stop; finished waves have been handed out.
     #[error("interrupted")]
     Interrupted,
-}
-
-/// How much a sweep may have in memory at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Token rows of one wave. Waves are cut to this; a single item may exceed it.
-    pub max_rows: usize,
-    /// Bytes of kept activations; pairs are grouped to this. A single pair may exceed it.
-    pub cache_bytes: usize,
-}
-
-impl Default for Limits {
-    /// On a CPU throughput saturates at some 700 rows, so tall waves would only cost memory.
-    fn default() -> Self {
-        Limits { max_rows: 2048, cache_bytes: 128 << 20 }
-    }
 }
 
 /// (cell, pair) as one number: `cell * n_pairs + pair`.
@@ -104,6 +89,8 @@ pub struct Outcome {
     /// `[pairs]`
     pub clean: Vec<f32>,
     pub corrupted: Vec<f32>,
+    /// `[pairs]`: the clean run prefers the answer; see [`prefers_answer`].
+    pub prefers: Vec<bool>,
     pub stats: SweepStats,
     means: Option<Means>,
 }
@@ -169,6 +156,7 @@ impl<B: Backend> Sweep<'_, B> {
             metric: vec![f32::NAN; cells.len() * n_pairs],
             clean: Vec::with_capacity(n_pairs),
             corrupted: Vec::with_capacity(n_pairs),
+            prefers: Vec::with_capacity(n_pairs),
             stats: SweepStats::default(),
             means: None,
         };
@@ -191,6 +179,7 @@ impl<B: Backend> Sweep<'_, B> {
             self.check_finite(&group, pairs.start)?;
             outcome.clean.extend_from_slice(&group.clean_metric);
             outcome.corrupted.extend_from_slice(&group.corrupted_metric);
+            outcome.prefers.extend(prefers(self.model, &group.pairs, &group.clean_hidden));
 
             // Plan.
             let mut items = Vec::new();
@@ -242,7 +231,10 @@ impl<B: Backend> Sweep<'_, B> {
                 let rows = items.iter().map(|i| rows_of(&group, i)).sum();
                 let ws = match &mut ws {
                     Some(ws) if ws.capacity >= rows => ws,
-                    other => other.insert(Workspace::new(self.model, rows.max(self.limits.max_rows.min(4096)))?),
+                    other => {
+                        *other = None; // the old one goes before the larger one comes
+                        other.insert(Workspace::new(self.model, rows.max(self.limits.max_rows))?)
+                    }
                 };
                 let (values, count) = wave.run(items, ws)?;
                 let mut block = Vec::with_capacity(items.len());
@@ -340,6 +332,39 @@ impl<B: Backend> Sweep<'_, B> {
         let cache = cache.as_ref().map(|c| (c, 0));
         reference::metric_of(self.model, &self.pairs[pair], pair, cell, &self.positions(), what, self.metric, cache)
     }
+}
+
+/// Which pairs' clean run prefers the answer: the mean logit of the answers is above that of the wrong tokens, or, where
+/// there are no wrong tokens, an answer is the most likely token. Pairs without answers count as preferred.
+pub fn prefers_answer<B: Backend>(model: &Model<B>, pairs: &[Pair]) -> Result<Vec<bool>, SweepError> {
+    let mut all = Vec::with_capacity(pairs.len());
+    for some in pairs.chunks(64) {
+        let prompts = PromptRows::new(some.iter().map(|p| p.clean.clone()).collect());
+        let run = model.run(prompts, &Keep::default(), &[])?;
+        all.extend(prefers(model, &some.iter().collect::<Vec<_>>(), &run.hidden));
+    }
+    Ok(all)
+}
+
+fn prefers<B: Backend>(model: &Model<B>, pairs: &[&Pair], clean_hidden: &B::Buf) -> Vec<bool> {
+    let (h, unembedding) = (View::packed(clean_hidden, pairs.len(), model.spec.d_model), model.unembedding());
+    let prefers = |(i, pair): (usize, &&Pair)| {
+        let row = h.range(i..i + 1);
+        if pair.answers.is_empty() {
+            true
+        } else if pair.wrong.is_empty() {
+            let logits = model.backend.logits(row, &unembedding);
+            let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            pair.answers.iter().any(|a| logits[*a as usize] == best)
+        } else {
+            let tokens: Vec<u32> = pair.answers.iter().chain(&pair.wrong).copied().collect();
+            let logits = model.backend.token_logits(row, &unembedding, &tokens, &[tokens.len()]);
+            let (answers, wrong) = logits.split_at(pair.answers.len());
+            let mean = |x: &[f32]| x.iter().sum::<f32>() / x.len() as f32;
+            mean(answers) > mean(wrong)
+        }
+    };
+    pairs.iter().enumerate().map(prefers).collect()
 }
 
 /// Rows that `rows` tokens push through all sub-layers.

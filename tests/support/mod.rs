@@ -2,7 +2,8 @@
 #![allow(dead_code)]
 
 use patchwave::backend::cpu::Cpu;
-use patchwave::engine::{Model, Site};
+use patchwave::backend::{Backend, View};
+use patchwave::engine::{Keep, Model, PromptRows, Site};
 use patchwave::model::spec::*;
 use patchwave::model::{ModelError, Params};
 use patchwave::prompts::Pair;
@@ -258,4 +259,36 @@ pub fn run(sweep: &Sweep<'_, Cpu>) -> patchwave::sweep::Outcome {
 
 pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// The largest |logit| of the unpatched runs' last tokens, over the whole vocabulary.
+pub fn largest_logit(model: &Model<Cpu>, pairs: &[Pair]) -> f32 {
+    let prompts = pairs.iter().flat_map(|p| [p.clean.clone(), p.corrupted.clone()]).collect();
+    let run = model.run(PromptRows::new(prompts), &Keep::default(), &[]).expect("it runs");
+    let h = View::packed(&run.hidden, 2 * pairs.len(), model.spec.d_model);
+    model.backend.logits(h, &model.unembedding()).iter().fold(0.0, |a, b| a.max(b.abs()))
+}
+
+/// Every item of the sweep, run again on the reference path, is within 1e-5 of the largest logit.
+pub fn agrees_with_the_reference(sweep: &Sweep<'_, Cpu>) {
+    let outcome = run(sweep);
+    let n = sweep.pairs.len();
+    let tolerance = 1e-5 * largest_logit(sweep.model, sweep.pairs);
+    for (i, cell) in sweep.cells().iter().enumerate() {
+        for pair in 0..n {
+            let wave = outcome.metric[i * n + pair];
+            if wave.is_nan() {
+                let beyond = cell.column.is_some_and(|c| c as usize >= sweep.pairs[pair].clean.len());
+                assert!(!cell.exists || beyond, "{cell:?} of pair {pair} is missing");
+                continue;
+            }
+            let slow = sweep.reference(cell, pair, &outcome).expect("the reference runs");
+            assert!(
+                (wave - slow).abs() <= tolerance,
+                "{cell:?} of pair {pair}: wave {wave}, reference {slow}, {:?} {:?}",
+                sweep.direction,
+                sweep.patch
+            );
+        }
+    }
 }

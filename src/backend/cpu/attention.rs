@@ -89,20 +89,20 @@ impl WithSimd for Segment<'_> {
         let first_kv = s.first_head / group;
         let overrides: Vec<&AttnOverride> = call.overrides.iter().filter(|o| o.segment == self.index).collect();
         self.scratch.scores.resize(n_keys, 0.0);
-        let mut gathered: Option<(usize, Vec<&[f32]>, Vec<&[f32]>)> = None;
+        let mut gathered: Option<KvHead<'_>> = None;
         for j in 0..call.heads {
             let head = s.first_head + j;
             let kv = head / group;
-            if gathered.as_ref().is_none_or(|(k, ..)| *k != kv) {
+            if gathered.as_ref().is_none_or(|g| g.index != kv) {
                 // Keys are not needed where every score is replaced.
                 let keys = match call.q {
                     Some(_) => gather(s, call.prefix.map(|(k, _)| k), call.k, kv, kv - first_kv, p.d_qk),
                     None => Vec::new(),
                 };
                 let values = gather(s, call.prefix.map(|(_, v)| v), call.v, kv, kv - first_kv, p.d_v);
-                gathered = Some((kv, keys, values));
+                gathered = Some(KvHead { index: kv, keys, values });
             }
-            let (_, keys, values) = gathered.as_ref().expect("set just above");
+            let KvHead { keys, values, .. } = gathered.as_ref().expect("set just above");
             for i in 0..s.n_q {
                 let t = s.q_position + i;
                 let from = p.window.map_or(0, |w| (t + 1).saturating_sub(w));
@@ -151,6 +151,13 @@ impl WithSimd for Segment<'_> {
             }
         }
     }
+}
+
+/// One KV head's rows, position by position.
+struct KvHead<'a> {
+    index: usize,
+    keys: Vec<&'a [f32]>,
+    values: Vec<&'a [f32]>,
 }
 
 /// The rows of one KV head, position by position: the base cache's, then the segment's own.

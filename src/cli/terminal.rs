@@ -1,0 +1,54 @@
+//! What reaches the terminal: results on standard output, everything else on standard error.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
+
+/// Prints to standard output. A reader that has gone away (`| head`) is not an error.
+pub fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}");
+}
+
+pub fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr(), "warning: {}", one_line(text));
+}
+
+pub fn error(text: &str) {
+    let _ = writeln!(std::io::stderr(), "error: {}", one_line(text));
+}
+
+/// Paths and names may hold line breaks and terminal controls; a message is one line all the same.
+fn one_line(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// A bar with cells, a message and the time left; hidden where standard error is no terminal.
+pub fn bar(total: u64, unit: &str) -> ProgressBar {
+    let template = format!("{{bar:32}} {{human_pos}}/{{human_len}} {unit}{{msg}}  {{eta}} left");
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style.progress_chars("█▉▊▋▌▍▎▏ "))
+}
+
+/// 12345678 → 12,345,678.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Bytes in the unit that reads best.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        b if b >= 10 << 30 => format!("{:.0} GiB", b as f64 / (1u64 << 30) as f64),
+        b if b >= 1 << 30 => format!("{:.1} GiB", b as f64 / (1u64 << 30) as f64),
+        b if b >= 10 << 20 => format!("{:.0} MiB", b as f64 / (1u64 << 20) as f64),
+        b if b >= 1 << 20 => format!("{:.1} MiB", b as f64 / (1u64 << 20) as f64),
+        b => format!("{:.1} KiB", b as f64 / (1u64 << 10) as f64),
+    }
+}

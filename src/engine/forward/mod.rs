@@ -1,0 +1,202 @@
+//! One step of the forward pass over packed rows, with its patch points. Written once, over the backend's operations;
+//! base runs, reference runs and waves all come through here.
+
+mod attn;
+mod mlp;
+
+use super::cache::{Cache, Point, PromptRows};
+use super::patch::{PatchPoint, Value};
+use super::program::{Program, Step};
+use super::recorder::Recorder;
+use super::rope::RopeTables;
+use super::segment::{Segment, first_row, living_rows, n_rows};
+use super::weights::{Model, SubWeights};
+use super::workspace::Workspace;
+use crate::backend::{Backend, BackendError, Combine, PatchEntry, PatchSource, RowIndex, View, ViewMut};
+use crate::model::spec::{Op, SubLayer};
+use std::ops::Range;
+
+pub(crate) use attn::{attn_params, prefix_of};
+
+/// What surrounds a step: the model, the prompts, and the base run whose keys and values segments continue.
+pub struct Forward<'a, B: Backend> {
+    pub model: &'a Model<B>,
+    pub program: &'a Program,
+    pub prompts: &'a PromptRows,
+    pub ropes: &'a RopeTables<B>,
+    /// Keys and values of the positions before each segment's first.
+    pub base: Option<&'a Cache<B>>,
+    /// Rows that can no longer reach the metric are dropped. The reference path keeps them all.
+    pub drop_dead_rows: bool,
+}
+
+/// Token rows that a step pushed through its attention and its MLP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowCount {
+    pub attn: u64,
+    pub mlp: u64,
+}
+
+impl std::ops::AddAssign for RowCount {
+    fn add_assign(&mut self, other: Self) {
+        self.attn += other.attn;
+        self.mlp += other.mlp;
+    }
+}
+
+impl<'a, B: Backend> Forward<'a, B> {
+    /// Runs step `index` on the rows of `segments` in `ws.x`. Afterwards `segments` and `ws.x` hold the rows that live on.
+    pub fn step(
+        &self,
+        index: usize,
+        segments: &mut Vec<Segment>,
+        ws: &mut Workspace<B>,
+        patches: &[PatchPoint<'_, B>],
+        recorder: &mut Option<Recorder<'_, B>>,
+    ) -> Result<RowCount, BackendError> {
+        let Step { layer, subs, parallel } = &self.program.steps[index];
+        let (layer, backend, d) = (*layer, &self.model.backend, self.model.spec.d_model);
+        let block = &self.model.spec.blocks[layer];
+        let before = n_rows(segments);
+        if self.drop_dead_rows && before == 0 {
+            return Ok(RowCount::default());
+        }
+        let live = if self.drop_dead_rows { self.living(segments, index + 1) } else { segments.clone() };
+        let after = n_rows(&live);
+        let mut count = RowCount::default();
+        let mut trimmed = after == before;
+        for (i, sub) in block.subs[subs.clone()].iter().enumerate() {
+            let weights = &self.model.layers[layer][subs.start + i];
+            match (&sub.op, weights) {
+                (Op::Attn(a), SubWeights::Attn { .. }) => {
+                    self.attn(layer, sub, a, weights, (segments, &live), ws, patches, recorder)?;
+                    count.attn += before as u64;
+                }
+                (Op::Mlp(m), SubWeights::Mlp { .. }) => {
+                    if !trimmed {
+                        self.gather_living(segments, &live, ws);
+                        trimmed = true;
+                    }
+                    self.mlp(layer, sub, m, weights, &live, ws, patches, recorder)?;
+                    count.mlp += after as u64;
+                }
+                _ => unreachable!("weights follow the spec"),
+            }
+            if !parallel || i + 1 == subs.len() {
+                if !trimmed {
+                    self.gather_living(segments, &live, ws);
+                    trimmed = true;
+                }
+                let ran = if *parallel { &block.subs[subs.clone()] } else { std::slice::from_ref(sub) };
+                for sub in ran {
+                    let out = if matches!(sub.op, Op::Attn(_)) { &ws.attn_out } else { &ws.mlp_out };
+                    let x = ViewMut::packed(&mut ws.x, after, d);
+                    backend.add(x, View::packed(out, after, d), 1.0);
+                    if let Some(norm) = &sub.resid_norm {
+                        let x = ViewMut::packed(&mut ws.x, after, d);
+                        backend.norm_in_place(x, &self.model.norm(norm, 1));
+                    }
+                }
+            }
+        }
+        *segments = live;
+        Ok(count)
+    }
+
+    /// The segments without the rows that are dead at `boundary`.
+    fn living(&self, segments: &[Segment], boundary: usize) -> Vec<Segment> {
+        let trim = |s: &Segment| {
+            let first = s.first.max(self.program.live_from(boundary, self.prompts.len_of(s.prompt)));
+            Segment { first, len: (s.first + s.len).saturating_sub(first), ..*s }
+        };
+        segments.iter().map(trim).collect()
+    }
+
+    /// Moves the rows of `live` to the front of `ws.x`.
+    fn gather_living(&self, segments: &[Segment], live: &[Segment], ws: &mut Workspace<B>) {
+        let d = self.model.spec.d_model;
+        let (from, n) = (living_rows(segments, live), n_rows(live));
+        let to = ViewMut::packed(&mut ws.spare, n, d);
+        let x = View::packed(&ws.x, n_rows(segments), d);
+        self.model.backend.copy_rows(x, RowIndex::List(&from), to, RowIndex::All, Combine::Set, 1.0);
+        std::mem::swap(&mut ws.x, &mut ws.spare);
+    }
+
+    /// The pre-norm, if there is one.
+    fn branch_input<'b>(&self, sub: &SubLayer, x: &'b B::Buf, h: &'b mut B::Buf, n: usize) -> View<'b, B::Buf> {
+        let d = self.model.spec.d_model;
+        match &sub.pre_norm {
+            Some(norm) => {
+                let norm = self.model.norm(norm, 1);
+                self.model.backend.norm(View::packed(x, n, d), &norm, ViewMut::packed(h, n, d));
+                View::packed(h, n, d)
+            }
+            None => View::packed(x, n, d),
+        }
+    }
+
+    /// Post-norm and residual multiplier, in place, on `n` rows of a branch's raw output.
+    pub(crate) fn finish_branch(&self, layer: usize, sub: &SubLayer, out: &mut B::Buf, n: usize) {
+        let (backend, d) = (&self.model.backend, self.model.spec.d_model);
+        if let Some(norm) = &sub.post_norm {
+            backend.norm_in_place(ViewMut::packed(out, n, d), &self.model.norm(norm, 1));
+        }
+        let scale = self.model.spec.blocks[layer].resid_scale;
+        if scale != 1.0 {
+            backend.scale(ViewMut::packed(out, n, d), scale);
+        }
+    }
+
+    /// Applies the patches of one point to its rows. `width` is that of one head.
+    fn apply(
+        &self,
+        patches: &[PatchPoint<'_, B>],
+        layer: usize,
+        point: Point,
+        segments: &[Segment],
+        mut x: ViewMut<'_, B::Buf>,
+        width: usize,
+    ) {
+        for p in patches.iter().filter(|p| p.is_at(layer, point)) {
+            let cols = p.heads.as_ref().map_or(0..x.cols, |h| h.start * width..h.end * width);
+            self.write(p, segments, cols, x.reborrow(), |cache, cols| cache.point(layer, point, cols));
+        }
+    }
+
+    /// Applies the patches of residual sites at a boundary.
+    pub(super) fn apply_at_boundary(
+        &self,
+        boundary: usize,
+        patches: &[PatchPoint<'_, B>],
+        segments: &[Segment],
+        x: &mut B::Buf,
+    ) {
+        let (d, n) = (self.model.spec.d_model, n_rows(segments));
+        for p in patches.iter().filter(|p| Point::of(p.site).is_none()) {
+            if self.program.entry_boundary(&self.model.spec, p.site, p.layer) == Some(boundary) {
+                self.write(p, segments, 0..d, ViewMut::packed(x, n, d), |cache, d| cache.resid(boundary, d));
+            }
+        }
+    }
+
+    /// Writes one patch into the rows of its segment; `values` finds the matrix that it is taken from.
+    fn write<'c>(
+        &self,
+        p: &PatchPoint<'c, B>,
+        segments: &[Segment],
+        cols: Range<usize>,
+        x: ViewMut<'_, B::Buf>,
+        values: impl Fn(&'c Cache<B>, usize) -> View<'c, B::Buf>,
+    ) {
+        let row = first_row(segments, p.segment) + p.positions.start - segments[p.segment].first;
+        let rows = row..row + p.positions.len();
+        let (value, values) = match p.value {
+            Value::Zero => (PatchSource::Zero, None),
+            Value::From(cache, prompt) => {
+                let row = cache.prompts.offsets[prompt] + p.positions.start;
+                (PatchSource::Row(row), Some(values(cache, x.cols)))
+            }
+        };
+        self.model.backend.patch(x, &[PatchEntry { rows, cols, value }], values);
+    }
+}
