@@ -91,8 +91,9 @@ GPU_FN void gemm_tile(Tiles& tiles, float* c, int c_stride, const float* a, int 
 // (row tiles, column tiles).
 //   row_tiles  null: row tile i is rows 64 i ..+ 64. Otherwise the grouped GEMM: tile i is row_tiles[i], of at most 64
 //              rows, and its weight's first input dimension is row_tiles[i].k0.
-KERNEL(THREADS, gemm_f32)(float* c, int c_stride, const float* a, int a_stride, const float* w, int w_stride,
-                          const float* bias, int m, int n, int k, const RowTile* row_tiles) {
+KERNEL_WITH_BLOCKS(THREADS, 4, gemm_f32)(float* c, int c_stride, const float* a, int a_stride, const float* w,
+                                         int w_stride, const float* bias, int m, int n, int k,
+                                         const RowTile* row_tiles) {
     SHARED(tiles, Tiles);
     int tile = blockIdx.x;
     RowTile t = row_tiles ? row_tiles[tile] : RowTile{tile * TILE_M, min(m - tile * TILE_M, (int)TILE_M), 0};

@@ -150,10 +150,12 @@ GPU_FN void gemm_tile(float* c, int c_stride, const float* a, int a_stride, cons
 // first_col / 8 * 8 .. first_col + n).
 //   w          planes of bf16, `plane` numbers apart: [k, w_cols], w_cols a multiple of 8, 16-byte aligned
 //   row_tiles  null, or the grouped GEMM as in gemm_f32.cu with tiles of 128 rows
-//   A16: rows of A are 16-byte aligned. The arithmetic is the same without.
-#define GEMM(name, PLANES, A_WIDTH) \
-    KERNEL(THREADS, name)(float* c, int c_stride, const float* a, int a_stride, const bf16* w, int w_cols, i64 plane, \
-                          const float* bias, int m, int first_col, int n, int k, const RowTile* row_tiles) { \
+// _a16: rows of A are 16-byte aligned. The arithmetic is the same without. Two blocks share a multiprocessor, but where
+// that would cost spills.
+#define GEMM(name, PLANES, A_WIDTH, BLOCKS) \
+    KERNEL_WITH_BLOCKS(THREADS, BLOCKS, name)(float* c, int c_stride, const float* a, int a_stride, const bf16* w, \
+                                              int w_cols, i64 plane, const float* bias, int m, int first_col, int n, \
+                                              int k, const RowTile* row_tiles) { \
         int tile = blockIdx.x; \
         RowTile t = row_tiles ? row_tiles[tile] : RowTile{tile * TILE_M, min(m - tile * TILE_M, (int)TILE_M), 0}; \
         gemm_tile<PLANES, A_WIDTH>(c + (i64)t.first_row * c_stride, c_stride, a + (i64)t.first_row * a_stride, \
@@ -162,12 +164,12 @@ GPU_FN void gemm_tile(float* c, int c_stride, const float* a, int a_stride, cons
     } \
     EXPORT_KERNEL(name)
 
-GEMM(gemm_sm80_bf16, 1, 1)
-GEMM(gemm_sm80_bf16x3, 2, 1)
-GEMM(gemm_sm80_bf16x6, 3, 1)
-GEMM(gemm_sm80_bf16_a16, 1, 4)
-GEMM(gemm_sm80_bf16x3_a16, 2, 4)
-GEMM(gemm_sm80_bf16x6_a16, 3, 4)
+GEMM(gemm_sm80_bf16, 1, 1, 2)
+GEMM(gemm_sm80_bf16x3, 2, 1, 2)
+GEMM(gemm_sm80_bf16x6, 3, 1, 1)
+GEMM(gemm_sm80_bf16_a16, 1, 4, 2)
+GEMM(gemm_sm80_bf16x3_a16, 2, 4, 2)
+GEMM(gemm_sm80_bf16x6_a16, 3, 4, 2)
 
 // Splits a float32 matrix [n, k] (as Hugging Face stores weights) into planes [k, w_cols] from column first_col on.
 // Grid: (ceil(k / 32), ceil(n / 32)), 256 threads.

@@ -24,7 +24,11 @@ typedef unsigned long long u64;
 typedef long long i64;
 
 #define GPU_FN __device__ __forceinline__
-#define KERNEL(max_threads, name) extern "C" __global__ void __launch_bounds__(max_threads) name
+// At least one block per multiprocessor: without saying so, ptxas 13 spills in some kernels to fit more of them.
+#define KERNEL(max_threads, name) KERNEL_WITH_BLOCKS(max_threads, 1, name)
+// For kernels that need several blocks per multiprocessor to hide what they wait for.
+#define KERNEL_WITH_BLOCKS(max_threads, blocks, name) \
+    extern "C" __global__ void __launch_bounds__(max_threads, blocks) name
 #define EXPORT_KERNEL(name)
 template <class T> using gpu_type = T;
 #define SHARED(name, ...) __shared__ gpu_type<__VA_ARGS__> name

@@ -98,6 +98,7 @@ template <class... A, void (*F)(A...)> struct KernelOf<F> {
 #define KERNEL(max_threads, name) \
     static constexpr u32 emu_threads_of_##name = max_threads; \
     static void name
+#define KERNEL_WITH_BLOCKS(max_threads, blocks, name) KERNEL(max_threads, name)
 #define EXPORT_KERNEL(name) \
     static ::emu::Registration emu_registration_of_##name(#name, EMU_CHECKED_BUILD, &::emu::KernelOf<&name>::run, \
                                                           emu_threads_of_##name, ::emu::KernelOf<&name>::bytes, \
