@@ -9,7 +9,7 @@ use super::plan::{Fate, PlannedItem, Positions, fate, patched_positions};
 use super::reference;
 use super::wave::{Wave, cut, rows_of};
 use crate::backend::{Backend, BackendError, View};
-use crate::engine::{Keep, Model, Program, PromptRows, RowCount, Workspace};
+use crate::engine::{Keep, Model, Program, PromptRows, RowCount, Site, Workspace};
 use crate::prompts::{Align, Pair};
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
@@ -21,8 +21,15 @@ pub enum SweepError {
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The unpatched run is not finite: nothing can be measured against it.
-    #[error("the {run} run of pair {pair} is not finite from {place} on; check the weights, or use a wider --dtype")]
+    #[error(
+        "the {run} run of pair {pair} (from 0) is not finite from {place} on; check the weights, or use a wider --dtype"
+    )]
     NonFinite { run: &'static str, pair: usize, place: String },
+    /// A patch overflowed what the unpatched run did not.
+    #[error(
+        "the run of pair {pair} (from 0) with {site} of layer {layer} patched is not finite; use a wider --dtype, or leave the site out"
+    )]
+    PatchNotFinite { site: Site, layer: usize, pair: usize },
     #[error(
         "--patch mean at attn_scores or pattern needs prompts of one length: matrices of different sizes have no mean"
     )]
@@ -189,7 +196,8 @@ impl<B: Backend> Sweep<'_, B> {
                     let what = (index as u32, cell);
                     let positions = self.positions();
                     let fate = fate(spec, &program, &group, &positions, self.patch, self.skip, what, (pair, global));
-                    if !matches!(fate, Fate::Missing) {
+                    // What an earlier attempt has paid for is neither computed nor saved by this one.
+                    if !matches!(fate, Fate::Missing) && !known.contains_key(&(at as Item)) {
                         let len = group.base_prompts.len_of(pair) as u64;
                         stats.naive_rows += full_rows(&program, spec, len);
                     }
@@ -239,6 +247,11 @@ impl<B: Backend> Sweep<'_, B> {
                 let (values, count) = wave.run(items, ws)?;
                 let mut block = Vec::with_capacity(items.len());
                 for (item, value) in items.iter().zip(values) {
+                    if !value.is_finite() {
+                        let Cell { site, layer, .. } = cells[item.cell as usize];
+                        let pair = pairs.start + item.pair as usize;
+                        return Err(SweepError::PatchNotFinite { site, layer: layer as usize, pair });
+                    }
                     let at = item.cell as usize * n_pairs + pairs.start + item.pair as usize;
                     outcome.metric[at] = value;
                     block.push((at as Item, value));
