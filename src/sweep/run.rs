@@ -170,6 +170,8 @@ impl<B: Backend> Sweep<'_, B> {
         let total = cells.iter().map(|c| (0..n_pairs).filter(|p| self.exists(c, *p)).count() as u64).sum();
         let mut progress = Progress { done: 0, total, row_layers: 0 };
         let mut ws: Option<Workspace<B>> = None;
+        // Waves differ in height: one workspace for the tallest, unless there turns out to be no room for that.
+        let mut tallest = self.limits.max_rows;
         for pairs in groups {
             let group = Group::new(
                 self.model,
@@ -234,17 +236,21 @@ impl<B: Backend> Sweep<'_, B> {
                 first_pair: pairs.start,
                 metric: self.metric,
             };
-            for range in cut(&group, &items, self.limits.max_rows) {
-                let items = &items[range];
-                let rows = items.iter().map(|i| rows_of(&group, i)).sum();
-                let ws = match &mut ws {
-                    Some(ws) if ws.capacity >= rows => ws,
-                    other => {
-                        *other = None; // the old one goes before the larger one comes
-                        other.insert(Workspace::new(self.model, rows.max(self.limits.max_rows))?)
+            let mut waves = cut(&group, &items, self.limits.max_rows);
+            waves.reverse();
+            while let Some(range) = waves.pop() {
+                let items = &items[range.clone()];
+                let rows = items.iter().map(|i| rows_of(&group, i)).sum::<usize>();
+                let (values, count) = match self.run_wave(&wave, items, rows.max(tallest), &mut ws) {
+                    // No room for the whole wave: two halves of it.
+                    Err(SweepError::Backend(BackendError::OutOfMemory { .. })) if items.len() > 1 => {
+                        (ws, tallest) = (None, 0);
+                        let middle = range.start + items.len() / 2;
+                        waves.extend([middle..range.end, range.start..middle]);
+                        continue;
                     }
+                    done => done?,
                 };
-                let (values, count) = wave.run(items, ws)?;
                 let mut block = Vec::with_capacity(items.len());
                 for (item, value) in items.iter().zip(values) {
                     if !value.is_finite() {
@@ -267,6 +273,26 @@ impl<B: Backend> Sweep<'_, B> {
             }
         }
         Ok(Outcome { stats, means, ..outcome })
+    }
+
+    /// One wave, with a workspace of at least `rows` rows.
+    fn run_wave(
+        &self,
+        wave: &Wave<'_, '_, B>,
+        items: &[PlannedItem],
+        rows: usize,
+        ws: &mut Option<Workspace<B>>,
+    ) -> Result<(Vec<f32>, RowCount), SweepError> {
+        let ws = match ws {
+            Some(ws) if ws.capacity >= rows => ws,
+            other => {
+                *other = None; // the old one goes before the larger one comes
+                other.insert(Workspace::new(self.model, rows)?)
+            }
+        };
+        let done = wave.run(items, ws);
+        self.model.backend.check()?;
+        done
     }
 
     fn means(&self, groups: &[Range<usize>], keep: &Keep, stats: &mut SweepStats) -> Result<Option<Means>, SweepError> {
