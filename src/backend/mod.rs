@@ -280,6 +280,12 @@ pub trait Backend: Send + Sync {
     /// The device in words, for reports.
     fn device(&self) -> String;
 
+    /// The first failure of an operation that returns nothing, on devices where such operations can fail. After one,
+    /// results mean nothing; asking for it makes the device usable again.
+    fn check(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// `len` zeros.
     fn zeros(&self, len: usize) -> Result<Self::Buf, BackendError>;
 

@@ -349,7 +349,7 @@ fn run_in(
         Err((e, began)) => {
             let path = folder.path.clone();
             // What is not finite stays so: there is nothing to go on with.
-            if matches!(e, Error::Sweep(SweepError::NonFinite { .. })) {
+            if matches!(e, Error::Sweep(SweepError::NonFinite { .. } | SweepError::PatchNotFinite { .. })) {
                 folder.abandon();
             } else if began || !folder.known.is_empty() {
                 if matches!(e, Error::Sweep(SweepError::Interrupted)) {
@@ -480,6 +480,8 @@ fn watch(sweep: &Sweep<'_, Cpu>, folder: &mut RunFolder) -> Result<(Outcome, f64
         if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     progress.finish_and_clear();
+    // From here on everything found is in the journal, so the first Ctrl-C may end the process.
+    stop.store(true, Ordering::SeqCst);
     match (done, failed) {
         (_, Some(e)) => Err((e.into(), began)),
         (Err(e), _) => Err((e.into(), began)),

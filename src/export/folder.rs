@@ -2,7 +2,7 @@
 
 use super::error::ExportError;
 use super::journal::{JOURNAL_FILE, Journal, same_plan};
-use super::run::{self, CSV_FILE, EFFECTS_FILE, HEATMAP_FILE, RUN_FILE, RunResult};
+use super::run::{self, EFFECTS_FILE, RunResult};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::fs;
@@ -59,7 +59,7 @@ pub fn open(path: &Path, existing: Existing, plan: &Map<String, Value>) -> Resul
             Existing::Refuse => {
                 return Err(taken("holds a run; --resume finishes it, --force replaces it"));
             }
-            Existing::Resume if complete => {
+            Existing::Resume if complete && !started => {
                 let run = run::read(path)?;
                 let nothing = Map::new();
                 let theirs = run.meta.get("plan").and_then(Value::as_object).unwrap_or(&nothing);
@@ -70,14 +70,8 @@ pub fn open(path: &Path, existing: Existing, plan: &Map<String, Value>) -> Resul
                 let (journal, known) = Journal::resume(path, plan)?;
                 return Ok(Opened::Ready(Box::new(RunFolder { path: path.to_owned(), known, journal, created })));
             }
-            Existing::Replace => {
-                for name in [EFFECTS_FILE, JOURNAL_FILE, CSV_FILE, RUN_FILE, HEATMAP_FILE] {
-                    match fs::remove_file(path.join(name)) {
-                        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(cannot_write(e)),
-                        _ => {}
-                    }
-                }
-            }
+            // The old run stays until the new one is complete, and for good if the new one fails.
+            Existing::Replace => {}
         }
     } else if created.is_empty() && fs::read_dir(path).map_err(cannot_write)?.next().is_some() {
         return Err(taken("is not empty and holds no run; name another folder"));

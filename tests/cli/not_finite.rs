@@ -64,3 +64,22 @@ fn overflow_that_only_a_later_group_of_pairs_meets_leaves_no_run_either() {
     });
     fails(&scene, "", &["not finite", "pair 300"]);
 }
+
+/// A patch can overflow where the base run does not. That is no "no such cell": the run fails and names the site.
+#[test]
+fn a_patched_run_that_overflows_names_site_and_layer() {
+    let scene = Scene::new("gpt2");
+    // In two layers attention adds something huge to two dimensions, of mean 0, and the MLP takes it away again. Without
+    // the MLP of layer 1, layer 2 adds to what is still there.
+    scene.tensors(|t| {
+        for layer in [1, 2] {
+            for (name, sign) in [("attn", 1.0), ("mlp", -1.0)] {
+                let bias = &mut tensor(t, &format!("h.{layer}.{name}.c_proj.bias")).data;
+                for (x, value) in bias.chunks_exact_mut(4).zip([sign * 3e38_f32, -sign * 3e38_f32]) {
+                    x.copy_from_slice(&value.to_le_bytes());
+                }
+            }
+        }
+    });
+    fails(&scene, "--sites mlp_out --by layer --patch zero", &["mlp_out", "layer 1", "not finite"]);
+}

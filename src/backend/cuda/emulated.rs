@@ -2,8 +2,10 @@
 //! `kernels/emulator/` (`emulator.h` there tells how it works).
 
 use super::driver::{Arguments, DevicePtr, Driver, DriverError, Launch};
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// In which order threads and blocks run. A correct kernel gives the same result under every one.
@@ -32,6 +34,15 @@ pub struct Emulated {
     async_copies: AsyncCopies,
     check: bool,
     launches: AtomicU64,
+    memory: Mutex<Bounded>,
+}
+
+/// How much of a device's memory is taken, and by what.
+#[derive(Debug, Default)]
+struct Bounded {
+    limit: Option<usize>,
+    used: usize,
+    sizes: HashMap<DevicePtr, usize>,
 }
 
 impl Default for Emulated {
@@ -45,7 +56,24 @@ impl Emulated {
     pub fn new(schedule: Schedule, async_copies: AsyncCopies, check: bool) -> Self {
         static DEVICES: AtomicU32 = AtomicU32::new(0);
         let number = DEVICES.fetch_add(1, Ordering::Relaxed);
-        Emulated { number, schedule, async_copies, check, launches: AtomicU64::new(0) }
+        let memory = Mutex::default();
+        Emulated { number, schedule, async_copies, check, launches: AtomicU64::new(0), memory }
+    }
+
+    /// The same device with no more than `bytes` of memory.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: usize) -> Self {
+        self.memory.get_mut().unwrap_or_else(PoisonError::into_inner).limit = Some(bytes);
+        self
+    }
+
+    /// Bytes that are allocated.
+    pub fn memory_used(&self) -> usize {
+        self.bounded().used
+    }
+
+    fn bounded(&self) -> MutexGuard<'_, Bounded> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn config(&self) -> Config {
@@ -115,12 +143,24 @@ impl Driver for Emulated {
     }
 
     fn alloc(&self, bytes: usize) -> Result<DevicePtr, DriverError> {
+        let mut memory = self.bounded();
+        let used = memory.used.saturating_add(bytes);
+        if memory.limit.is_some_and(|limit| used > limit) {
+            return Err(DriverError::OutOfMemory { bytes });
+        }
         // SAFETY: no preconditions.
         let p = unsafe { emu_alloc(bytes, self.number, self.check.into()) };
-        if p.is_null() { Err(DriverError::OutOfMemory { bytes }) } else { Ok(DevicePtr(p as u64)) }
+        if p.is_null() {
+            return Err(DriverError::OutOfMemory { bytes });
+        }
+        memory.used = used;
+        memory.sizes.insert(DevicePtr(p as u64), bytes);
+        Ok(DevicePtr(p as u64))
     }
 
     unsafe fn free(&self, ptr: DevicePtr) {
+        let mut memory = self.bounded();
+        memory.used -= memory.sizes.remove(&ptr).unwrap_or(0);
         // SAFETY: the emulator ignores what it has not allocated.
         unsafe { emu_free(ptr.0 as *mut c_void) }
     }

@@ -54,7 +54,12 @@ impl<D: Driver> Stream<D> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first failure of an operation that could not report one itself.
+    /// The first failure of an operation that could not report one itself. Until somebody takes it, nothing is launched.
+    pub fn take_failure(&self) -> Result<(), DriverError> {
+        self.failure().take().map_or(Ok(()), Err)
+    }
+
+    /// The failure that nobody has taken yet.
     pub fn check(&self) -> Result<(), DriverError> {
         self.failure().clone().map_or(Ok(()), Err)
     }

@@ -35,12 +35,9 @@ impl<D: Driver> Cuda<D> {
         Ok(Cuda { stream: Stream::new(driver)?, precision })
     }
 
-    /// The first failure of an operation that could not report it.
-    ///
-    /// # Errors
-    /// That failure.
-    pub fn check(&self) -> Result<(), DriverError> {
-        self.stream.check()
+    /// The device underneath.
+    pub fn driver(&self) -> &D {
+        self.stream.driver()
     }
 
     fn done(&self, result: Result<(), DriverError>) {
@@ -58,6 +55,10 @@ impl<D: Driver> Backend for Cuda<D> {
 
     fn device(&self) -> String {
         self.stream.driver().device()
+    }
+
+    fn check(&self) -> Result<(), BackendError> {
+        Ok(self.stream.take_failure()?)
     }
 
     fn zeros(&self, len: usize) -> Result<Device<D>, BackendError> {
