@@ -166,3 +166,50 @@ fn a_whole_sweep_has_nothing_to_report() {
         assert_eq!(plain, run(Emulated::new(Schedule::Random(seed), AsyncCopies::Random, true)));
     }
 }
+
+/// Every family, every site it has, every way of cutting it, both directions, every patch kind, through the kernels: the
+/// CPU's effects. Each family's tiny models share the combinations out among them.
+#[test]
+fn every_family_gives_the_cpus_effects() {
+    let families = fixture_families();
+    assert_eq!(families.len(), 7, "{:?}", families.keys());
+    for cases in families.values() {
+        for (i, (by, direction, patch)) in combinations().into_iter().enumerate() {
+            let path = &cases[i % cases.len()];
+            let files = patchwave::model::ModelFiles::open(path, &[]).expect("a model");
+            let spec = Arc::new(files.spec.clone());
+            let cpu = Model::load(spec.clone(), &*files.params, Cpu, &|_| ()).expect("it loads");
+            let gpu = Model::load(spec, &*files.params, emulated(Precision::Float32), &|_| ()).expect("it loads");
+            let pairs = random_pairs(i as u64, 1, cpu.spec.d_vocab);
+            let (mut a, mut b) = (sweep_on(&cpu, &pairs, by), sweep_on(&gpu, &pairs, by));
+            (a.direction, a.patch) = (direction, patch);
+            (b.direction, b.patch) = (direction, patch);
+            let difference = difference(&outcome(&a), &outcome(&b));
+            assert!(difference < 2e-5, "{}: {by:?} {direction:?} {patch:?}: {difference}", path.display());
+        }
+    }
+}
+
+/// The demo's default sweep: the same two heads, to five digits.
+#[test]
+fn the_demo_gives_the_cpus_effects() {
+    let files = patchwave::demo::model().expect("the demo opens");
+    let options = patchwave::prompts::LoadOptions {
+        bos: patchwave::prompts::BosPolicy::Auto,
+        d_vocab: files.spec.d_vocab,
+        n_ctx: files.spec.n_ctx,
+        needs_wrong: true,
+        needs_answer: true,
+    };
+    let tokenizer = files.tokenizer.as_ref().map(|t| t as &dyn patchwave::prompts::Encode);
+    let pairs = patchwave::demo::PAIRS.lines().take(4).collect::<Vec<_>>().join("\n");
+    let pairs = patchwave::prompts::parse("demo", pairs.as_bytes(), tokenizer, &options).expect("pairs").pairs;
+    let spec = Arc::new(files.spec.clone());
+    let cpu = Model::load(spec.clone(), &*files.params, Cpu, &|_| ()).expect("it loads");
+    let gpu = Model::load(spec, &*files.params, emulated(Precision::Float32), &|_| ()).expect("it loads");
+    let (mut a, mut b) = (sweep_on(&cpu, &pairs, By::Head), sweep_on(&gpu, &pairs, By::Head));
+    a.sites.retain(|s| s.site.name() == "z");
+    b.sites.retain(|s| s.site.name() == "z");
+    let difference = difference(&outcome(&a), &outcome(&b));
+    assert!(difference < 1e-5, "{difference}");
+}
