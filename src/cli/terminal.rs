@@ -13,6 +13,11 @@ pub fn warn(text: &str) {
     let _ = writeln!(std::io::stderr(), "warning: {text}");
 }
 
+/// Something worth knowing about the run, beside its result.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 pub fn error(text: &str) {
     let _ = writeln!(std::io::stderr(), "error: {text}");
 }
