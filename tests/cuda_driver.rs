@@ -58,7 +58,7 @@ fn with_the_stand_in() {
             for size in [1, 255, 257, 70_000, 33_000_000, 5, usize::MAX] {
                 let piece = &numbers[done..numbers.len().min(done.saturating_add(size))];
                 // SAFETY: inside the allocation.
-                unsafe { gpu.copy_to_device(at.add(done), piece) }.unwrap();
+                unsafe { gpu.copy_to_device(at.offset(done), piece) }.unwrap();
                 done += piece.len();
             }
         });
@@ -66,7 +66,7 @@ fn with_the_stand_in() {
     assert!(download(&gpu, at, numbers.len()) == numbers, "what arrives is what was sent");
 
     // SAFETY: inside the allocation.
-    unsafe { gpu.fill_zero(at.add(4), 8) }.unwrap();
+    unsafe { gpu.fill_zero(at.offset(4), 8) }.unwrap();
     let bytes = download(&gpu, at, 16);
     assert_eq!((&bytes[..4], &bytes[4..12], &bytes[12..]), (&numbers[..4], &[0; 8][..], &numbers[12..16]));
 

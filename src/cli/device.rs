@@ -36,6 +36,18 @@ impl FromStr for DeviceChoice {
     }
 }
 
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(None) => f.write_str("cuda"),
+            DeviceChoice::Cuda(Some(n)) => write!(f, "cuda:{n}"),
+            DeviceChoice::Emulated => f.write_str("emulated"),
+        }
+    }
+}
+
 /// `--dtype` as the CUDA backend's precision.
 ///
 /// # Errors
@@ -78,7 +90,7 @@ pub fn choose(choice: DeviceChoice, dtype: &str) -> Result<Chosen, Error> {
         },
         DeviceChoice::Cuda(ordinal) => match open(ordinal) {
             Ok(gpu) => Ok(Chosen::Cuda(Box::new(gpu))),
-            Err(reason) => Err(usage(format!("--device cuda: {reason}"))),
+            Err(reason) => Err(usage(format!("--device {choice}: {reason}"))),
         },
         #[cfg(feature = "emulator")]
         DeviceChoice::Emulated => Ok(Chosen::Emulated),

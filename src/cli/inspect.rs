@@ -18,8 +18,8 @@ pub struct Args {
     #[arg(long, value_name = "KEY")]
     allow_config_key: Vec<String>,
     /// Prompt length for the memory estimate, in tokens
-    #[arg(long, default_value_t = 20)]
-    tokens: usize,
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    tokens: u32,
 }
 
 pub fn run(args: Args) -> Result<(), Error> {
@@ -47,7 +47,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let _ = writeln!(text, "  tokenizer: {tokenizer}");
     text.push_str(&layers(spec));
     text.push_str(&patch_points(spec));
-    text.push_str(&memory(spec, files.n_parameters, args.tokens));
+    text.push_str(&memory(spec, files.n_parameters, args.tokens as usize));
     say(text.trim_end());
     Ok(())
 }

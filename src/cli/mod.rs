@@ -8,6 +8,7 @@ mod sweep;
 mod terminal;
 
 use crate::Error;
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -53,7 +54,15 @@ pub fn main() -> ExitCode {
             info.payload_as_str().unwrap_or("?")
         ));
     }));
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version, asked for or for want of a command.
+        Err(e) if !e.use_stderr() || e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => e.exit(),
+        Err(e) => {
+            terminal::error(&bad_options(&e));
+            return ExitCode::from(2);
+        }
+    };
     let done = std::panic::catch_unwind(|| match cli.command {
         Command::Sweep(args) => sweep::run(*args),
         Command::Heatmap(args) => heatmap::run(args),
@@ -67,6 +76,24 @@ pub fn main() -> ExitCode {
         }
         Err(_) => ExitCode::from(1),
     }
+}
+
+/// What clap has to say, without the usage that it repeats each time: like every other bad input, one line.
+fn bad_options(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let said =
+        text.lines().map(str::trim).take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"));
+    let mut line = String::new();
+    for part in said.filter(|part| !part.is_empty()) {
+        line.push_str(match part {
+            _ if line.is_empty() => "",
+            tip if tip.starts_with("tip:") => "; ",
+            _ => " ",
+        });
+        line.push_str(part);
+    }
+    line
 }
 
 fn usage(message: impl ToString) -> Error {

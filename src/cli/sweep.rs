@@ -31,8 +31,8 @@ use std::time::Instant;
 const MORE: &str = "\
 A cell is one patched run: the base run with one activation taken from the other run. --direction denoise patches clean
 into corrupted (effect 0: still corrupted, 1: clean again), noise patches corrupted into clean (0: unharmed, -1:
-destroyed). Sites: resid_pre resid_mid resid_post attn_out mlp_out z q k v attn_scores pattern result mlp_pre.
-Without --model and --prompts the bundled demo model is swept.";
+destroyed). Sites: resid_pre resid_mid resid_post attn_out mlp_out z q k v attn_scores pattern result mlp_pre
+mlp_post. Without --model and --prompts the bundled demo model is swept.";
 
 #[derive(clap::Args)]
 #[command(after_help = MORE)]
@@ -115,10 +115,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     let started = Instant::now();
     match device::choose(args.device.parse().map_err(usage)?, &args.dtype)? {
         Chosen::Cpu(reason) => {
-            if let Some(reason) = reason {
-                note(&format!("device: {}; {}", Cpu.device(), device::short_reason(&reason)));
-            }
-            run_on(Cpu, &args, started, &|needs, max, longest| match max {
+            let about = reason.map(|r| format!("device: {}; {}", Cpu.device(), device::short_reason(&r)));
+            run_on(Cpu, about, &args, started, &|needs, max, longest| match max {
                 Some(max) => needs.limits(max, longest).map_err(usage),
                 None => Ok(Limits::default()),
             })
@@ -126,9 +124,9 @@ pub fn run(args: Args) -> Result<(), Error> {
         Chosen::Cuda(gpu) => {
             let (free, ordinal) = (gpu.free_bytes().map_err(|e| device::not_usable("cuda", &e))?, gpu.info().ordinal);
             let precision = device::precision(&args.dtype).map_err(usage)?;
-            note(&format!("device: {}", gpu.device()));
+            let about = format!("device: {}", gpu.device());
             let backend = Cuda::new(*gpu, precision).map_err(|e| device::not_usable("cuda", &e))?;
-            run_on(backend, &args, started, &|needs, max, longest| {
+            run_on(backend, Some(about), &args, started, &|needs, max, longest| {
                 device::gpu_limits(needs, precision, ordinal, free, max, longest)
                     .map_err(|e| usage(format!("--device {}: {e}", args.device)))
             })
@@ -138,7 +136,7 @@ pub fn run(args: Args) -> Result<(), Error> {
             let precision = device::precision(&args.dtype).map_err(usage)?;
             let emulated = crate::backend::cuda::emulated::Emulated::default();
             let backend = Cuda::new(emulated, precision).map_err(|e| device::not_usable("emulated", &e))?;
-            run_on(backend, &args, started, &|needs, max, longest| match max {
+            run_on(backend, None, &args, started, &|needs, max, longest| match max {
                 Some(max) => needs.limits(max, longest).map_err(usage),
                 None => Ok(Limits::default()),
             })
@@ -149,7 +147,14 @@ pub fn run(args: Args) -> Result<(), Error> {
 /// The bounds of a sweep on some device, from what it needs, `--max-memory` and the longest prompt.
 type LimitsOf<'a> = &'a dyn Fn(&Needs, Option<u64>, usize) -> Result<Limits, Error>;
 
-fn run_on<B: Backend>(backend: B, args: &Args, started: Instant, limits_of: LimitsOf<'_>) -> Result<(), Error> {
+/// `about` tells which device was taken and why, once nothing speaks against the run any more.
+fn run_on<B: Backend>(
+    backend: B,
+    about: Option<String>,
+    args: &Args,
+    started: Instant,
+    limits_of: LimitsOf<'_>,
+) -> Result<(), Error> {
     let metric: Metric = args.metric.parse().map_err(usage)?;
     let sites: Vec<Site> = args.sites.iter().map(|s| s.trim().parse().map_err(usage)).collect::<Result<_, _>>()?;
     if let Some(twice) = (1..sites.len()).find(|i| sites[..*i].contains(&sites[*i])) {
@@ -194,6 +199,9 @@ fn run_on<B: Backend>(backend: B, args: &Args, started: Instant, limits_of: Limi
         }
     };
     let device = backend.device();
+    if let Some(about) = &about {
+        note(about);
+    }
     match run_in(args, backend, folder, &files, spec, set, plan, limits, started) {
         Ok((result, path, notes)) => {
             let mut meta = result.meta.clone();
@@ -208,6 +216,9 @@ fn run_on<B: Backend>(backend: B, args: &Args, started: Instant, limits_of: Limi
             let _ = std::fs::remove_file(path.join(crate::export::journal::JOURNAL_FILE));
             say(&top_cells(&result, 10));
             say(&notes);
+            if let Some(about) = about {
+                say(&about);
+            }
             say(&format!("\n{}\n{}", written.heatmap.display(), written.effects.display()));
             Ok(())
         }
@@ -385,7 +396,10 @@ fn run_in<B: Backend>(
         Ok(done) => done,
         Err((e, began)) => {
             let path = folder.path.clone();
-            if began || !folder.known.is_empty() {
+            // What is not finite stays so: there is nothing to go on with.
+            if matches!(e, Error::Sweep(SweepError::NonFinite { .. } | SweepError::PatchNotFinite { .. })) {
+                folder.abandon();
+            } else if began || !folder.known.is_empty() {
                 if matches!(e, Error::Sweep(SweepError::Interrupted)) {
                     let message =
                         format!("interrupted; the same command with --output {} --resume goes on", path.display());
@@ -400,8 +414,7 @@ fn run_in<B: Backend>(
     };
     let before_verify = Instant::now();
     let verified = sweep.verify(&outcome, args.verify)?;
-    // A device that failed in the last operation would have told the next one.
-    model.backend.zeros(0)?;
+    model.backend.check()?;
     let verify_seconds = before_verify.elapsed().as_secs_f64();
 
     // Effects, and whether there are any.
@@ -516,6 +529,8 @@ fn watch<B: Backend>(sweep: &Sweep<'_, B>, folder: &mut RunFolder) -> Result<(Ou
         if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     progress.finish_and_clear();
+    // From here on everything found is in the journal, so the first Ctrl-C may end the process.
+    stop.store(true, Ordering::SeqCst);
     match (done, failed) {
         (_, Some(e)) => Err((e.into(), began)),
         (Err(e), _) => Err((e.into(), began)),

@@ -1,7 +1,7 @@
 //! What reaches the terminal: results on standard output, everything else on standard error.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 /// Prints to standard output. A reader that has gone away (`| head`) is not an error.
 pub fn say(text: &str) {
@@ -10,16 +10,24 @@ pub fn say(text: &str) {
 }
 
 pub fn warn(text: &str) {
-    let _ = writeln!(std::io::stderr(), "warning: {text}");
+    let _ = writeln!(std::io::stderr(), "warning: {}", one_line(text));
 }
 
-/// Something worth knowing about the run, beside its result.
+/// Something worth knowing while one waits; like a progress bar, only where standard error is a terminal.
 pub fn note(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let mut err = std::io::stderr();
+    if err.is_terminal() {
+        let _ = writeln!(err, "{}", one_line(text));
+    }
 }
 
 pub fn error(text: &str) {
-    let _ = writeln!(std::io::stderr(), "error: {text}");
+    let _ = writeln!(std::io::stderr(), "error: {}", one_line(text));
+}
+
+/// Paths and names may hold line breaks and terminal controls; a message is one line all the same.
+fn one_line(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// A bar with cells, a message and the time left; hidden where standard error is no terminal.
@@ -48,6 +56,7 @@ pub fn size(bytes: u64) -> String {
         b if b >= 10 << 30 => format!("{:.0} GiB", b as f64 / (1u64 << 30) as f64),
         b if b >= 1 << 30 => format!("{:.1} GiB", b as f64 / (1u64 << 30) as f64),
         b if b >= 10 << 20 => format!("{:.0} MiB", b as f64 / (1u64 << 20) as f64),
-        b => format!("{:.1} MiB", b as f64 / (1u64 << 20) as f64),
+        b if b >= 1 << 20 => format!("{:.1} MiB", b as f64 / (1u64 << 20) as f64),
+        b => format!("{:.1} KiB", b as f64 / (1u64 << 10) as f64),
     }
 }

@@ -47,6 +47,7 @@ impl ExportError {
                 | ErrorKind::NotFound
                 | ErrorKind::NotADirectory
                 | ErrorKind::IsADirectory
+                | ErrorKind::InvalidFilename
                 | ErrorKind::ReadOnlyFilesystem
                 | ErrorKind::AlreadyExists => 2,
                 _ => 1,

@@ -2,7 +2,7 @@
 
 use super::error::ExportError;
 use super::journal::{JOURNAL_FILE, Journal, same_plan};
-use super::run::{self, CSV_FILE, EFFECTS_FILE, HEATMAP_FILE, RUN_FILE, RunResult};
+use super::run::{self, EFFECTS_FILE, RunResult};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::fs;
@@ -22,7 +22,8 @@ pub struct RunFolder {
     /// Metrics that an earlier attempt has already found, by item.
     pub known: HashMap<u64, f32>,
     pub journal: Journal,
-    created: bool,
+    /// The folders that were made for this run, the innermost first.
+    created: Vec<PathBuf>,
 }
 
 /// What [`open`] finds.
@@ -40,14 +41,13 @@ pub enum Opened {
 pub fn open(path: &Path, existing: Existing, plan: &Map<String, Value>) -> Result<Opened, ExportError> {
     let cannot_write = |source| ExportError::Write { path: path.to_owned(), source };
     let taken = |reason: &str| ExportError::Taken { path: path.to_owned(), reason: reason.to_owned() };
-    let mut created = false;
+    let mut created = Vec::new();
     match fs::metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             if existing == Existing::Resume {
                 return Err(taken("there is no run to resume; leave --resume out to start one"));
             }
-            fs::create_dir_all(path).map_err(cannot_write)?;
-            created = true;
+            created = make(path).map_err(cannot_write)?;
         }
         Err(source) => return Err(cannot_write(source)),
         Ok(meta) if !meta.is_dir() => return Err(taken("is a file; --output names a folder")),
@@ -59,7 +59,7 @@ pub fn open(path: &Path, existing: Existing, plan: &Map<String, Value>) -> Resul
             Existing::Refuse => {
                 return Err(taken("holds a run; --resume finishes it, --force replaces it"));
             }
-            Existing::Resume if complete => {
+            Existing::Resume if complete && !started => {
                 let run = run::read(path)?;
                 let nothing = Map::new();
                 let theirs = run.meta.get("plan").and_then(Value::as_object).unwrap_or(&nothing);
@@ -70,21 +70,15 @@ pub fn open(path: &Path, existing: Existing, plan: &Map<String, Value>) -> Resul
                 let (journal, known) = Journal::resume(path, plan)?;
                 return Ok(Opened::Ready(Box::new(RunFolder { path: path.to_owned(), known, journal, created })));
             }
-            Existing::Replace => {
-                for name in [EFFECTS_FILE, JOURNAL_FILE, CSV_FILE, RUN_FILE, HEATMAP_FILE] {
-                    match fs::remove_file(path.join(name)) {
-                        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(cannot_write(e)),
-                        _ => {}
-                    }
-                }
-            }
+            // The old run stays until the new one is complete, and for good if the new one fails.
+            Existing::Replace => {}
         }
-    } else if !created && fs::read_dir(path).map_err(cannot_write)?.next().is_some() {
+    } else if created.is_empty() && fs::read_dir(path).map_err(cannot_write)?.next().is_some() {
         return Err(taken("is not empty and holds no run; name another folder"));
     } else if existing == Existing::Resume {
         return Err(taken("there is no run to resume; leave --resume out to start one"));
     }
-    let journal = Journal::create(path, plan)?;
+    let journal = Journal::create(path, plan).inspect_err(|_| unmake(&created))?;
     Ok(Opened::Ready(Box::new(RunFolder { path: path.to_owned(), known: HashMap::new(), journal, created })))
 }
 
@@ -92,10 +86,23 @@ impl RunFolder {
     /// Leaves no trace of a run that failed before it found anything.
     pub fn abandon(self) {
         self.journal.remove();
-        if self.created {
-            // Fails, rightly, if something else has been put there meanwhile.
-            let _ = fs::remove_dir(&self.path);
-        }
+        unmake(&self.created);
+    }
+}
+
+/// Makes the folder `path` and those above it; all that were missing, the innermost first.
+fn make(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let named = path.ancestors().filter(|p| !p.as_os_str().is_empty());
+    let missing: Vec<PathBuf> = named.take_while(|p| !p.exists()).map(Path::to_owned).collect();
+    fs::create_dir_all(path).inspect_err(|_| unmake(&missing))?;
+    Ok(missing)
+}
+
+/// Removes what [`make`] made, as far as nothing else has been put there meanwhile.
+fn unmake(made: &[PathBuf]) {
+    for folder in made {
+        // Fails, rightly, for a folder that is not empty.
+        let _ = fs::remove_dir(folder);
     }
 }
 

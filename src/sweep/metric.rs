@@ -88,7 +88,12 @@ impl Metric {
                 Metric::LogitDiff => mean(answers) - mean(wrong),
                 Metric::Prob => prob(answers),
                 Metric::ProbDiff => prob(answers) - prob(wrong),
-                Metric::LogProb => prob(answers).ln(),
+                Metric::LogProb => {
+                    // Σ p may underflow where its logarithm does not.
+                    let max = answers.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
+                    let sum: f64 = answers.iter().map(|x| (*x as f64 - max).exp()).sum();
+                    max + sum.ln() - total as f64
+                }
                 Metric::Kl => unreachable!("returned above"),
             } as f32);
         }

@@ -9,7 +9,7 @@ use super::plan::{Fate, PlannedItem, Positions, fate, patched_positions};
 use super::reference;
 use super::wave::{Wave, cut, rows_of};
 use crate::backend::{Backend, BackendError, View};
-use crate::engine::{Keep, Model, Program, PromptRows, RowCount, Workspace};
+use crate::engine::{Keep, Model, Program, PromptRows, RowCount, Site, Workspace};
 use crate::prompts::{Align, Pair};
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
@@ -21,8 +21,15 @@ pub enum SweepError {
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The unpatched run is not finite: nothing can be measured against it.
-    #[error("the {run} run of pair {pair} is not finite from {place} on; check the weights, or use a wider --dtype")]
+    #[error(
+        "the {run} run of pair {pair} (from 0) is not finite from {place} on; check the weights, or use a wider --dtype"
+    )]
     NonFinite { run: &'static str, pair: usize, place: String },
+    /// A patch overflowed what the unpatched run did not.
+    #[error(
+        "the run of pair {pair} (from 0) with {site} of layer {layer} patched is not finite; use a wider --dtype, or leave the site out"
+    )]
+    PatchNotFinite { site: Site, layer: usize, pair: usize },
     #[error(
         "--patch mean at attn_scores or pattern needs prompts of one length: matrices of different sizes have no mean"
     )]
@@ -163,6 +170,8 @@ impl<B: Backend> Sweep<'_, B> {
         let total = cells.iter().map(|c| (0..n_pairs).filter(|p| self.exists(c, *p)).count() as u64).sum();
         let mut progress = Progress { done: 0, total, row_layers: 0 };
         let mut ws: Option<Workspace<B>> = None;
+        // Waves differ in height: one workspace for the tallest, unless there turns out to be no room for that.
+        let mut tallest = self.limits.max_rows;
         for pairs in groups {
             let group = Group::new(
                 self.model,
@@ -189,7 +198,8 @@ impl<B: Backend> Sweep<'_, B> {
                     let what = (index as u32, cell);
                     let positions = self.positions();
                     let fate = fate(spec, &program, &group, &positions, self.patch, self.skip, what, (pair, global));
-                    if !matches!(fate, Fate::Missing) {
+                    // What an earlier attempt has paid for is neither computed nor saved by this one.
+                    if !matches!(fate, Fate::Missing) && !known.contains_key(&(at as Item)) {
                         let len = group.base_prompts.len_of(pair) as u64;
                         stats.naive_rows += full_rows(&program, spec, len);
                     }
@@ -226,19 +236,28 @@ impl<B: Backend> Sweep<'_, B> {
                 first_pair: pairs.start,
                 metric: self.metric,
             };
-            for range in cut(&group, &items, self.limits.max_rows) {
-                let items = &items[range];
-                let rows = items.iter().map(|i| rows_of(&group, i)).sum();
-                let ws = match &mut ws {
-                    Some(ws) if ws.capacity >= rows => ws,
-                    other => {
-                        *other = None; // the old one goes before the larger one comes
-                        other.insert(Workspace::new(self.model, rows.max(self.limits.max_rows))?)
+            let mut waves = cut(&group, &items, self.limits.max_rows);
+            waves.reverse();
+            while let Some(range) = waves.pop() {
+                let items = &items[range.clone()];
+                let rows = items.iter().map(|i| rows_of(&group, i)).sum::<usize>();
+                let (values, count) = match self.run_wave(&wave, items, rows.max(tallest), &mut ws) {
+                    // No room for the whole wave: two halves of it.
+                    Err(SweepError::Backend(BackendError::OutOfMemory { .. })) if items.len() > 1 => {
+                        (ws, tallest) = (None, 0);
+                        let middle = range.start + items.len() / 2;
+                        waves.extend([middle..range.end, range.start..middle]);
+                        continue;
                     }
+                    done => done?,
                 };
-                let (values, count) = wave.run(items, ws)?;
                 let mut block = Vec::with_capacity(items.len());
                 for (item, value) in items.iter().zip(values) {
+                    if !value.is_finite() {
+                        let Cell { site, layer, .. } = cells[item.cell as usize];
+                        let pair = pairs.start + item.pair as usize;
+                        return Err(SweepError::PatchNotFinite { site, layer: layer as usize, pair });
+                    }
                     let at = item.cell as usize * n_pairs + pairs.start + item.pair as usize;
                     outcome.metric[at] = value;
                     block.push((at as Item, value));
@@ -254,6 +273,26 @@ impl<B: Backend> Sweep<'_, B> {
             }
         }
         Ok(Outcome { stats, means, ..outcome })
+    }
+
+    /// One wave, with a workspace of at least `rows` rows.
+    fn run_wave(
+        &self,
+        wave: &Wave<'_, '_, B>,
+        items: &[PlannedItem],
+        rows: usize,
+        ws: &mut Option<Workspace<B>>,
+    ) -> Result<(Vec<f32>, RowCount), SweepError> {
+        let ws = match ws {
+            Some(ws) if ws.capacity >= rows => ws,
+            other => {
+                *other = None; // the old one goes before the larger one comes
+                other.insert(Workspace::new(self.model, rows)?)
+            }
+        };
+        let done = wave.run(items, ws);
+        self.model.backend.check()?;
+        done
     }
 
     fn means(&self, groups: &[Range<usize>], keep: &Keep, stats: &mut SweepStats) -> Result<Option<Means>, SweepError> {

@@ -5,11 +5,12 @@ use patchwave::backend::cpu::Cpu;
 use patchwave::backend::{Backend, View};
 use patchwave::engine::{Keep, Model, PromptRows, Site};
 use patchwave::model::spec::*;
-use patchwave::model::{ModelError, Params};
+use patchwave::model::{ModelError, ModelFiles, Params};
 use patchwave::prompts::Pair;
 use patchwave::sweep::{By, Column, Direction, Limits, Metric, PatchKind, Selection, SiteCells, Sweep};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A small reproducible generator.
@@ -291,4 +292,30 @@ pub fn agrees_with_the_reference(sweep: &Sweep<'_, Cpu>) {
             );
         }
     }
+}
+
+/// The cases of each family.
+pub fn fixture_families() -> BTreeMap<String, Vec<PathBuf>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf");
+    let mut families: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).expect("the fixtures are there") {
+        let path = entry.expect("a folder").path();
+        let files = ModelFiles::open(&path, &[]).expect("a model");
+        families.entry(files.spec.family.clone()).or_default().push(path);
+    }
+    families.values_mut().for_each(|cases| cases.sort());
+    families
+}
+
+/// Every way of cutting a site, direction and patch kind.
+pub fn combinations() -> Vec<(By, Direction, PatchKind)> {
+    let mut combinations = Vec::new();
+    for by in [By::Head, By::HeadPos, By::Pos, By::Layer] {
+        for direction in [Direction::Denoise, Direction::Noise] {
+            for patch in [PatchKind::Source, PatchKind::Zero, PatchKind::Mean] {
+                combinations.push((by, direction, patch));
+            }
+        }
+    }
+    combinations
 }

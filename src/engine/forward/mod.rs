@@ -14,6 +14,7 @@ use super::weights::{Model, SubWeights};
 use super::workspace::Workspace;
 use crate::backend::{Backend, BackendError, Combine, PatchEntry, PatchSource, RowIndex, View, ViewMut};
 use crate::model::spec::{Op, SubLayer};
+use std::ops::Range;
 
 pub(crate) use attn::{attn_params, prefix_of};
 
@@ -158,21 +159,12 @@ impl<'a, B: Backend> Forward<'a, B> {
     ) {
         for p in patches.iter().filter(|p| p.is_at(layer, point)) {
             let cols = p.heads.as_ref().map_or(0..x.cols, |h| h.start * width..h.end * width);
-            let row = first_row(segments, p.segment) + p.positions.start - segments[p.segment].first;
-            let rows = row..row + p.positions.len();
-            let (value, values) = match p.value {
-                Value::Zero => (PatchSource::Zero, None),
-                Value::From(cache, prompt) => {
-                    let row = cache.prompts.offsets[prompt] + p.positions.start;
-                    (PatchSource::Row(row), Some(cache.point(layer, point, x.cols)))
-                }
-            };
-            self.model.backend.patch(x.reborrow(), &[PatchEntry { rows, cols, value }], values);
+            self.write(p, segments, cols, x.reborrow(), |cache, cols| cache.point(layer, point, cols));
         }
     }
 
     /// Applies the patches of residual sites at a boundary.
-    pub(crate) fn apply_at_boundary(
+    pub(super) fn apply_at_boundary(
         &self,
         boundary: usize,
         patches: &[PatchPoint<'_, B>],
@@ -181,19 +173,30 @@ impl<'a, B: Backend> Forward<'a, B> {
     ) {
         let (d, n) = (self.model.spec.d_model, n_rows(segments));
         for p in patches.iter().filter(|p| Point::of(p.site).is_none()) {
-            if self.program.entry_boundary(&self.model.spec, p.site, p.layer) != Some(boundary) {
-                continue;
+            if self.program.entry_boundary(&self.model.spec, p.site, p.layer) == Some(boundary) {
+                self.write(p, segments, 0..d, ViewMut::packed(x, n, d), |cache, d| cache.resid(boundary, d));
             }
-            let row = first_row(segments, p.segment) + p.positions.start - segments[p.segment].first;
-            let rows = row..row + p.positions.len();
-            let (value, values) = match p.value {
-                Value::Zero => (PatchSource::Zero, None),
-                Value::From(cache, prompt) => {
-                    let row = cache.prompts.offsets[prompt] + p.positions.start;
-                    (PatchSource::Row(row), Some(cache.resid(boundary, d)))
-                }
-            };
-            self.model.backend.patch(ViewMut::packed(x, n, d), &[PatchEntry { rows, cols: 0..d, value }], values);
         }
+    }
+
+    /// Writes one patch into the rows of its segment; `values` finds the matrix that it is taken from.
+    fn write<'c>(
+        &self,
+        p: &PatchPoint<'c, B>,
+        segments: &[Segment],
+        cols: Range<usize>,
+        x: ViewMut<'_, B::Buf>,
+        values: impl Fn(&'c Cache<B>, usize) -> View<'c, B::Buf>,
+    ) {
+        let row = first_row(segments, p.segment) + p.positions.start - segments[p.segment].first;
+        let rows = row..row + p.positions.len();
+        let (value, values) = match p.value {
+            Value::Zero => (PatchSource::Zero, None),
+            Value::From(cache, prompt) => {
+                let row = cache.prompts.offsets[prompt] + p.positions.start;
+                (PatchSource::Row(row), Some(values(cache, x.cols)))
+            }
+        };
+        self.model.backend.patch(x, &[PatchEntry { rows, cols, value }], values);
     }
 }

@@ -46,6 +46,34 @@ impl<B: Backend> Entry<'_, '_, B> {
         self.model().backend.copy_rows(base, RowIndex::List(split), to, RowIndex::All, Combine::Subtract, 1.0);
     }
 
+    /// What a patch writes of q, k or v, before clip, norm and rope: `[rows, d_head]` of the patched head, or
+    /// `[rows, n_heads * d_head]` where all are patched or where a norm couples them (the others are the base run's then).
+    fn raw_projections(
+        &self,
+        layer: usize,
+        point: Point,
+        (n_heads, d_head): (usize, usize),
+        rows: &[PatchedRow],
+        (all_heads, coupled): (bool, bool),
+    ) -> Result<B::Buf, SweepError> {
+        let (backend, n, full) = (&self.model().backend, rows.len(), n_heads * d_head);
+        let patched_width = if all_heads { full } else { d_head };
+        let values = self.group.values.as_ref().map(|v| v.point(layer, point, full).split_rows(patched_width));
+        let split = split_rows(rows, full / patched_width);
+        if !coupled || all_heads {
+            let mut raw = backend.zeros(n * patched_width)?;
+            self.set_values(values, &split, ViewMut::packed(&mut raw, n, patched_width), RowIndex::All)?;
+            return Ok(raw);
+        }
+        let mut raw = backend.zeros(n * full)?;
+        let (base, to) = (self.group.base.point(layer, point, full), ViewMut::packed(&mut raw, n, full));
+        backend.copy_rows(base, RowIndex::List(&cache_rows(rows)), to, RowIndex::All, Combine::Set, 1.0);
+        let own: Vec<u32> = rows.iter().enumerate().map(|(i, r)| (i * n_heads + r.head) as u32).collect();
+        let to = ViewMut::packed(&mut raw, n * n_heads, d_head);
+        self.set_values(values, &split, to, RowIndex::List(&own))?;
+        Ok(raw)
+    }
+
     /// A patch of q re-runs its head's attention at the patched rows (all heads where a norm couples them).
     pub(super) fn q_change(
         &self,
@@ -57,24 +85,10 @@ impl<B: Backend> Entry<'_, '_, B> {
         all_heads: bool,
     ) -> Result<ZChange<B>, SweepError> {
         let rows = self.rows(items, starts, |i| i.first);
-        let (backend, n) = (&self.model().backend, rows.len());
+        let n = rows.len();
         let coupled = norm_couples_heads(a, Site::Q);
         let heads = if all_heads || coupled { a.n_heads } else { 1 };
-        let patched_width = if all_heads { a.n_heads * a.d_qk } else { a.d_qk };
-        let mut q = backend.zeros(n * heads * a.d_qk)?;
-        let full = a.n_heads * a.d_qk;
-        let values = self.group.values.as_ref().map(|v| v.point(layer, Point::Q, full).split_rows(patched_width));
-        let split = split_rows(&rows, full / patched_width);
-        if coupled && !all_heads {
-            let base = self.group.base.point(layer, Point::Q, full);
-            let to = ViewMut::packed(&mut q, n, full);
-            backend.copy_rows(base, RowIndex::List(&cache_rows(&rows)), to, RowIndex::All, Combine::Set, 1.0);
-            let own: Vec<u32> = rows.iter().enumerate().map(|(i, r)| (i * a.n_heads + r.head) as u32).collect();
-            let to = ViewMut::packed(&mut q, n * a.n_heads, a.d_qk);
-            self.set_values(values, &split, to, RowIndex::List(&own))?;
-        } else {
-            self.set_values(values, &split, ViewMut::packed(&mut q, n, heads * a.d_qk), RowIndex::All)?;
-        }
+        let mut q = self.raw_projections(layer, Point::Q, (a.n_heads, a.d_qk), &rows, (all_heads, coupled))?;
         let places: Vec<_> = rows.iter().map(|r| (r.pair, r.position)).collect();
         let q_view = ViewMut::packed(&mut q, n, heads * a.d_qk);
         self.forward.prepare(a, a.q_norm.as_ref(), heads, q_view, &places, true);
@@ -170,25 +184,12 @@ impl<B: Backend> Entry<'_, '_, B> {
             places_in_own
                 .extend(positions.into_iter().filter(|p| *p >= from).map(|p| (own_start[i] + p - from) as u32));
         }
-        let (point, d_head, width, full) = match site {
-            Site::K => (Point::K, a.d_qk, kw, w.k),
-            _ => (Point::V, a.d_v, vw, w.v),
+        let (point, d_head, width) = match site {
+            Site::K => (Point::K, a.d_qk, kw),
+            _ => (Point::V, a.d_v, vw),
         };
         let n = patched.len();
-        let mut new = backend.zeros(n * width)?;
-        let patched_width = if all_heads { full } else { d_head };
-        let values = self.group.values.as_ref().map(|v| v.point(layer, point, full).split_rows(patched_width));
-        let split = split_rows(&patched, full / patched_width);
-        if coupled && !all_heads {
-            let base = self.group.base.point(layer, point, full);
-            let to = ViewMut::packed(&mut new, n, full);
-            backend.copy_rows(base, RowIndex::List(&cache_rows(&patched)), to, RowIndex::All, Combine::Set, 1.0);
-            let own: Vec<u32> = patched.iter().enumerate().map(|(i, r)| (i * a.n_kv_heads + r.head) as u32).collect();
-            let to = ViewMut::packed(&mut new, n * a.n_kv_heads, d_head);
-            self.set_values(values, &split, to, RowIndex::List(&own))?;
-        } else {
-            self.set_values(values, &split, ViewMut::packed(&mut new, n, width), RowIndex::All)?;
-        }
+        let mut new = self.raw_projections(layer, point, (a.n_kv_heads, d_head), &patched, (all_heads, coupled))?;
         let new_view = ViewMut::packed(&mut new, n, width);
         if site == Site::K {
             let places: Vec<_> = patched.iter().map(|r| (r.pair, r.position)).collect();

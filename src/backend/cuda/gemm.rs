@@ -1,0 +1,225 @@
+//! Weights on the device, and the GEMMs that read them.
+//!
+//! One kernel serves one precision for every shape, so that the bits of a row never depend on which kernel was chosen.
+
+use super::driver::{Arguments, DevicePtr, Driver, DriverError};
+use super::launch::{Stream, at, at_mut};
+use super::memory::Device;
+use crate::backend::{BackendError, HeadRows, View, ViewMut, WeightSlice};
+use crate::model::ModelError;
+
+/// How products are computed. Errors are the largest of |error| / (|A| · |B|) that `docs/kernels.md` lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Float32 arithmetic on the ordinary cores: slow, and what the others are measured against.
+    Ffma,
+    /// Float32-accurate on tensor cores: six products of three bfloat16 planes.
+    Float32,
+    /// Three products of two bfloat16 planes.
+    Bf16x3,
+    /// One product of bfloat16.
+    Bfloat16,
+}
+
+impl Precision {
+    /// Planes a weight is split into; 0 where it stays float32.
+    fn planes(self) -> usize {
+        match self {
+            Precision::Ffma => 0,
+            Precision::Float32 => 3,
+            Precision::Bf16x3 => 2,
+            Precision::Bfloat16 => 1,
+        }
+    }
+}
+
+/// A weight `[k, n]` on the device.
+pub struct Weight<D: Driver> {
+    /// `[n, k]` float32, or planes `[planes, k, cols]` of bfloat16.
+    buf: Device<D>,
+    precision: Precision,
+    pub(super) k: usize,
+    pub(super) n: usize,
+    /// n rounded up to 8 where there are planes.
+    cols: usize,
+}
+
+/// As `RowTile` of `gpu.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct RowTile {
+    first_row: i32,
+    n_rows: i32,
+    k0: i32,
+}
+
+/// Groups of rows as tiles of at most `height` rows.
+fn row_tiles(groups: &[HeadRows], height: usize) -> Vec<RowTile> {
+    let mut tiles = Vec::new();
+    for g in groups {
+        for first in g.rows.clone().step_by(height) {
+            let n_rows = height.min(g.rows.end - first) as i32;
+            tiles.push(RowTile { first_row: first as i32, n_rows, k0: g.k as i32 });
+        }
+    }
+    tiles
+}
+
+/// Rows and columns of a block, as in the kernels.
+const F32_TILE: (usize, usize) = (64, 64);
+const SM80_TILE: (usize, usize) = (128, 64);
+/// Stages of the tensor-core kernel, as in `Pipeline` of `gemm_sm80.cu`.
+const fn sm80_shared_bytes(planes: usize) -> usize {
+    let stages = if planes == 3 { 2 } else { 3 };
+    stages * (128 * 40 * 4 + planes * 32 * 72 * 2)
+}
+
+impl<D: Driver> Stream<D> {
+    /// See [`crate::backend::Backend::pack`].
+    #[allow(clippy::type_complexity)]
+    pub fn pack(
+        &self,
+        precision: Precision,
+        k: usize,
+        outs: &[usize],
+        read: &mut dyn FnMut(usize, &mut [f32]) -> Result<(), ModelError>,
+    ) -> Result<Weight<D>, BackendError> {
+        self.check()?;
+        let n: usize = outs.iter().sum();
+        let planes = precision.planes();
+        let cols = if planes == 0 { n } else { n.next_multiple_of(8) };
+        let too_large = || DriverError::TooLarge { what: "a weight", value: usize::MAX };
+        let size = cols.checked_mul(k).ok_or_else(too_large)?;
+        let buf = if planes == 0 {
+            self.memory.numbers::<f32>(size)?
+        } else {
+            let buf = self.memory.numbers::<u16>(size.checked_mul(planes).ok_or_else(too_large)?)?;
+            // SAFETY: the allocation has that many bytes.
+            unsafe { self.driver().fill_zero(buf.ptr(), 2 * size * planes)? }
+            buf
+        };
+        let mut first = 0;
+        for (i, n_out) in outs.iter().enumerate() {
+            let mut part = vec![0.0; n_out * k];
+            read(i, &mut part)?;
+            if planes == 0 {
+                // SAFETY: rows first ..+ n_out of [n, k].
+                unsafe { self.driver().copy_to_device(buf.ptr().offset(4 * first * k), bytemuck::cast_slice(&part))? }
+            } else {
+                let staged = self.list(&part)?;
+                let arguments = Arguments::new()
+                    .value(buf.ptr())
+                    .int("the width of a weight", cols)
+                    .value(size as i64)
+                    .int("planes", planes)
+                    .int("a column", first)
+                    .value(staged.ptr())
+                    .int("the width of a weight", *n_out)
+                    .int("the input width of a weight", k);
+                let grid = (k.div_ceil(32), n_out.div_ceil(32));
+                // SAFETY: `staged` is [n_out, k]; its columns lie inside the planes.
+                unsafe { self.launch(&self.kernels.split_planes, grid, 256, 0, arguments)? }
+            }
+            first += n_out;
+        }
+        Ok(Weight { buf, precision, k, n, cols })
+    }
+
+    /// See [`crate::backend::Backend::gemm`]. With `groups`, the weight's input dimensions differ from group to group:
+    /// [`crate::backend::Backend::head_delta`].
+    pub fn gemm(
+        &self,
+        x: View<'_, Device<D>>,
+        w: &Weight<D>,
+        slice: WeightSlice,
+        groups: Option<&[HeadRows]>,
+        bias: Option<View<'_, Device<D>>>,
+        out: ViewMut<'_, Device<D>>,
+    ) -> Result<(), DriverError> {
+        assert!(slice.k.end <= w.k && slice.n.end <= w.n && bias.is_none_or(|b| b.cols == slice.n.len()));
+        assert!(x.cols == slice.k.len() && out.cols == slice.n.len() && x.rows == out.rows);
+        let tile = if w.precision == Precision::Ffma { F32_TILE } else { SM80_TILE };
+        let tiles = match groups {
+            None => None,
+            Some(groups) => {
+                assert!(groups.iter().all(|g| g.rows.end <= x.rows && g.k + x.cols <= w.k));
+                Some(row_tiles(groups, tile.0))
+            }
+        };
+        let blocks = tiles.as_ref().map_or(x.rows.div_ceil(tile.0), Vec::len);
+        if blocks == 0 {
+            return Ok(());
+        }
+        let tiles = tiles.map(|t| self.list(&t)).transpose()?;
+        let row_tiles = tiles.as_ref().map_or(DevicePtr::NULL, Device::ptr);
+        let bias = bias.map_or(DevicePtr::NULL, at);
+        let (from, to) = (at(x), at_mut(&out));
+        let arguments = Arguments::new()
+            .value(to)
+            .int("a row of a matrix", out.stride)
+            .value(from)
+            .int("a row of a matrix", x.stride);
+        if w.precision == Precision::Ffma {
+            let arguments = arguments
+                .value(w.buf.ptr().offset(4 * (slice.n.start * w.k + slice.k.start)))
+                .int("the input width of a weight", w.k)
+                .value(bias)
+                .int("the rows of a matrix", x.rows)
+                .int("the width of a weight", out.cols)
+                .int("the input width of a weight", x.cols)
+                .value(row_tiles);
+            let grid = (blocks, out.cols.div_ceil(tile.1));
+            // SAFETY: the views and the slice lie inside their buffers (asserted above and in `at`).
+            return unsafe { self.launch(&self.kernels.gemm_f32, grid, 128, 0, arguments) };
+        }
+        let planes = w.precision.planes();
+        let arguments = arguments
+            .value(w.buf.ptr().offset(2 * slice.k.start * w.cols))
+            .int("the width of a weight", w.cols)
+            .value((w.k * w.cols) as i64)
+            .value(bias)
+            .int("the rows of a matrix", x.rows)
+            .int("a column", slice.n.start)
+            .int("the width of a weight", out.cols)
+            .int("the input width of a weight", x.cols)
+            .value(row_tiles);
+        let aligned = from.0 % 16 == 0 && x.stride.is_multiple_of(4);
+        let k = &self.kernels;
+        let function = match (planes, aligned) {
+            (1, false) => &k.gemm_sm80_bf16,
+            (2, false) => &k.gemm_sm80_bf16x3,
+            (_, false) => &k.gemm_sm80_bf16x6,
+            (1, true) => &k.gemm_sm80_bf16_a16,
+            (2, true) => &k.gemm_sm80_bf16x3_a16,
+            (_, true) => &k.gemm_sm80_bf16x6_a16,
+        };
+        let columns = slice.n.start % 8 + out.cols;
+        let grid = (blocks, columns.div_ceil(tile.1));
+        // SAFETY: as above; a plane is [k, cols] and slice.k and slice.n lie inside it.
+        unsafe { self.launch(function, grid, 256, sm80_shared_bytes(planes), arguments) }
+    }
+
+    /// out `[m, n]` = x `[m, k]` · wᵀ with w `[n, k]` float32, rows `n` of it: the unembedding, always in float32.
+    pub fn gemm_unpacked(
+        &self,
+        x: View<'_, Device<D>>,
+        w: DevicePtr,
+        out: ViewMut<'_, Device<D>>,
+    ) -> Result<(), DriverError> {
+        let arguments = Arguments::new()
+            .value(at_mut(&out))
+            .int("a row of a matrix", out.stride)
+            .value(at(x))
+            .int("a row of a matrix", x.stride)
+            .value(w)
+            .int("the input width of a weight", x.cols)
+            .value(DevicePtr::NULL)
+            .int("the rows of a matrix", x.rows)
+            .int("the width of a weight", out.cols)
+            .int("the input width of a weight", x.cols)
+            .value(DevicePtr::NULL);
+        let grid = (x.rows.div_ceil(F32_TILE.0), out.cols.div_ceil(F32_TILE.1));
+        // SAFETY: the views lie inside their buffers; callers pass rows of the unembedding that exist.
+        unsafe { self.launch(&self.kernels.gemm_f32, grid, 128, 0, arguments) }
+    }
+}
