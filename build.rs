@@ -1,8 +1,12 @@
 //! Compiles the CUDA kernels and their CPU emulator with the C++ compiler, where the feature `emulator` asks for it.
-//! Without the feature nothing is compiled and no compiler is looked for.
+//! Without the feature no C++ compiler is looked for. `build/images.rs` chooses the GPU's images of the kernels.
+
+#[path = "build/images.rs"]
+mod images;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    images::embed();
     #[cfg(feature = "emulator")]
     emulator::build();
 }

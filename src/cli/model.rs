@@ -1,4 +1,4 @@
-//! `--model`, `--device` and `--dtype`, which several commands share.
+//! `--model`, which several commands share.
 
 use super::usage;
 use crate::Error;
@@ -23,21 +23,4 @@ pub fn name(path: &Path) -> String {
     let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let name = if absolute.is_file() { absolute.file_stem() } else { absolute.file_name() };
     name.map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
-}
-
-/// Checks that this build can run on `device` in `dtype`.
-pub fn check_device(device: &str, dtype: &str) -> Result<(), Error> {
-    match device {
-        "auto" | "cpu" => {}
-        "emulated" => return Err(usage("--device emulated: this build has no CUDA backend; use --device cpu")),
-        d if d == "cuda" || d.strip_prefix("cuda:").is_some_and(|n| n.parse::<u32>().is_ok()) => {
-            return Err(usage(format!("--device {d}: this build has no CUDA backend; use --device cpu")));
-        }
-        other => return Err(usage(format!("--device {other}: expected auto, cpu, cuda, cuda:N or emulated"))),
-    }
-    match dtype {
-        "float32" => Ok(()),
-        "bf16x3" | "bfloat16" => Err(usage(format!("--dtype {dtype}: the CPU computes in float32; leave --dtype out"))),
-        other => Err(usage(format!("--dtype {other}: expected float32, bf16x3 or bfloat16"))),
-    }
 }

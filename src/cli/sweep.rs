@@ -1,11 +1,13 @@
 //! `patchwave sweep`: from options to a run folder.
 
+use super::device::{self, Chosen};
 use super::model;
-use super::terminal::{bar, say, thousands, warn};
+use super::terminal::{bar, note, say, thousands, warn};
 use super::usage;
 use crate::Error;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{Cuda, Driver};
 use crate::demo;
 use crate::engine::{Model, Site};
 use crate::export::folder::{self, Existing, Opened, RunFolder};
@@ -111,7 +113,48 @@ struct Plan {
 
 pub fn run(args: Args) -> Result<(), Error> {
     let started = Instant::now();
-    model::check_device(&args.device, &args.dtype)?;
+    match device::choose(args.device.parse().map_err(usage)?, &args.dtype)? {
+        Chosen::Cpu(reason) => {
+            let about = reason.map(|r| format!("device: {}; {}", Cpu.device(), device::short_reason(&r)));
+            run_on(Cpu, about, &args, started, &|needs, max, longest| match max {
+                Some(max) => needs.limits(max, longest).map_err(usage),
+                None => Ok(Limits::default()),
+            })
+        }
+        Chosen::Cuda(gpu) => {
+            let (free, ordinal) = (gpu.free_bytes().map_err(|e| device::not_usable("cuda", &e))?, gpu.info().ordinal);
+            let precision = device::precision(&args.dtype).map_err(usage)?;
+            let about = format!("device: {}", gpu.device());
+            let backend = Cuda::new(*gpu, precision).map_err(|e| device::not_usable("cuda", &e))?;
+            run_on(backend, Some(about), &args, started, &|needs, max, longest| {
+                device::gpu_limits(needs, precision, ordinal, free, max, longest)
+                    .map_err(|e| usage(format!("--device {}: {e}", args.device)))
+            })
+        }
+        #[cfg(feature = "emulator")]
+        Chosen::Emulated => {
+            let precision = device::precision(&args.dtype).map_err(usage)?;
+            let emulated = crate::backend::cuda::emulated::Emulated::default();
+            let backend = Cuda::new(emulated, precision).map_err(|e| device::not_usable("emulated", &e))?;
+            run_on(backend, None, &args, started, &|needs, max, longest| match max {
+                Some(max) => needs.limits(max, longest).map_err(usage),
+                None => Ok(Limits::default()),
+            })
+        }
+    }
+}
+
+/// The bounds of a sweep on some device, from what it needs, `--max-memory` and the longest prompt.
+type LimitsOf<'a> = &'a dyn Fn(&Needs, Option<u64>, usize) -> Result<Limits, Error>;
+
+/// `about` tells which device was taken and why, once nothing speaks against the run any more.
+fn run_on<B: Backend>(
+    backend: B,
+    about: Option<String>,
+    args: &Args,
+    started: Instant,
+    limits_of: LimitsOf<'_>,
+) -> Result<(), Error> {
     let metric: Metric = args.metric.parse().map_err(usage)?;
     let sites: Vec<Site> = args.sites.iter().map(|s| s.trim().parse().map_err(usage)).collect::<Result<_, _>>()?;
     if let Some(twice) = (1..sites.len()).find(|i| sites[..*i].contains(&sites[*i])) {
@@ -129,16 +172,13 @@ pub fn run(args: Args) -> Result<(), Error> {
         None => (demo::model()?, "demo".to_owned()),
     };
     let spec = Arc::new(files.spec.clone());
-    let set = load_prompts(&args, &files, metric)?;
-    let plan = check(&args, &spec, &set, &sites, metric, files.tokenizer.as_ref().map(|t| t as &dyn Encode))?;
+    let set = load_prompts(args, &files, metric)?;
+    let plan = check(args, &spec, &set, &sites, metric, files.tokenizer.as_ref().map(|t| t as &dyn Encode))?;
     let longest = set.longest();
     let needs = Needs::new(&spec, files.n_parameters, &plan.sites, args.patch, longest);
-    let limits = match max_memory {
-        Some(max) => needs.limits(max, longest).map_err(usage)?,
-        None => Limits::default(),
-    };
+    let limits = limits_of(&needs, max_memory, longest)?;
     let model_hash = files.sha256()?;
-    let identity = identity(&args, &plan, &sites, &set, &model_hash);
+    let identity = identity(args, &plan, &sites, &set, &model_hash);
     let path = args.output.clone().unwrap_or_else(|| {
         folder::next_free(
             Path::new("runs"),
@@ -158,8 +198,11 @@ pub fn run(args: Args) -> Result<(), Error> {
             return Ok(());
         }
     };
-    let device = Cpu.device();
-    match run_in(&args, folder, &files, spec, set, plan, limits, started) {
+    let device = backend.device();
+    if let Some(about) = &about {
+        note(about);
+    }
+    match run_in(args, backend, folder, &files, spec, set, plan, limits, started) {
         Ok((result, path, notes)) => {
             let mut meta = result.meta.clone();
             meta.insert("model".into(), json!({
@@ -173,6 +216,9 @@ pub fn run(args: Args) -> Result<(), Error> {
             let _ = std::fs::remove_file(path.join(crate::export::journal::JOURNAL_FILE));
             say(&top_cells(&result, 10));
             say(&notes);
+            if let Some(about) = about {
+                say(&about);
+            }
             say(&format!("\n{}\n{}", written.heatmap.display(), written.effects.display()));
             Ok(())
         }
@@ -282,8 +328,9 @@ fn identity(args: &Args, plan: &Plan, sites: &[Site], set: &PromptSet, model: &s
 
 /// Loads the weights and runs the sweep; on failure nothing is left behind that holds no result.
 #[allow(clippy::too_many_arguments)]
-fn run_in(
+fn run_in<B: Backend>(
     args: &Args,
+    backend: B,
     folder: Box<RunFolder>,
     files: &ModelFiles,
     spec: Arc<ModelSpec>,
@@ -297,7 +344,8 @@ fn run_in(
     let layers = spec.n_layers() as u64;
     let loading = bar(layers, "layers loaded");
     let model =
-        match Model::load(spec, &*files.params, Cpu, &|share| loading.set_position((share * layers as f64) as u64)) {
+        match Model::load(spec, &*files.params, backend, &|share| loading.set_position((share * layers as f64) as u64))
+        {
             Ok(model) => model,
             Err(e) => {
                 loading.finish_and_clear();
@@ -366,6 +414,7 @@ fn run_in(
     };
     let before_verify = Instant::now();
     let verified = sweep.verify(&outcome, args.verify)?;
+    model.backend.check()?;
     let verify_seconds = before_verify.elapsed().as_secs_f64();
 
     // Effects, and whether there are any.
@@ -452,7 +501,7 @@ fn run_in(
 
 /// Runs the sweep with a progress bar, writing every wave to the journal, until it is done or Ctrl-C is pressed. On
 /// failure, says whether anything had been written.
-fn watch(sweep: &Sweep<'_, Cpu>, folder: &mut RunFolder) -> Result<(Outcome, f64), (Error, bool)> {
+fn watch<B: Backend>(sweep: &Sweep<'_, B>, folder: &mut RunFolder) -> Result<(Outcome, f64), (Error, bool)> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     // A second Ctrl-C ends the process at once.

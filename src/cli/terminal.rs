@@ -1,7 +1,7 @@
 //! What reaches the terminal: results on standard output, everything else on standard error.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 /// Prints to standard output. A reader that has gone away (`| head`) is not an error.
 pub fn say(text: &str) {
@@ -11,6 +11,14 @@ pub fn say(text: &str) {
 
 pub fn warn(text: &str) {
     let _ = writeln!(std::io::stderr(), "warning: {}", one_line(text));
+}
+
+/// Something worth knowing while one waits; like a progress bar, only where standard error is a terminal.
+pub fn note(text: &str) {
+    let mut err = std::io::stderr();
+    if err.is_terminal() {
+        let _ = writeln!(err, "{}", one_line(text));
+    }
 }
 
 pub fn error(text: &str) {

@@ -11,8 +11,11 @@ pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulated;
 mod gemm;
+pub mod images;
 mod launch;
 mod memory;
+pub mod nvidia;
+pub mod nvrtc;
 mod rows;
 mod vocab;
 

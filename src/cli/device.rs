@@ -1,0 +1,208 @@
+//! `--device` and `--dtype`: which backend a command runs on.
+
+use super::usage;
+use crate::Error;
+use crate::backend::cuda::nvidia::{self, Nvidia, Unavailable};
+use crate::backend::cuda::{DriverError, Precision};
+use crate::sweep::{Limits, Needs};
+use std::str::FromStr;
+
+/// What `--device` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU that can be used, else the CPU.
+    Auto,
+    Cpu,
+    /// This GPU, or the first that can be used.
+    Cuda(Option<u32>),
+    /// The CUDA kernels on the CPU.
+    Emulated,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(None)),
+            "emulated" => Ok(DeviceChoice::Emulated),
+            _ => match text.strip_prefix("cuda:").filter(|n| n.bytes().all(|b| b.is_ascii_digit())).map(str::parse) {
+                Some(Ok(n)) => Ok(DeviceChoice::Cuda(Some(n))),
+                _ => Err(format!("--device {text}: expected auto, cpu, cuda, cuda:N or emulated")),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(None) => f.write_str("cuda"),
+            DeviceChoice::Cuda(Some(n)) => write!(f, "cuda:{n}"),
+            DeviceChoice::Emulated => f.write_str("emulated"),
+        }
+    }
+}
+
+/// `--dtype` as the CUDA backend's precision.
+///
+/// # Errors
+/// It is none.
+pub fn precision(dtype: &str) -> Result<Precision, String> {
+    match dtype {
+        "float32" => Ok(Precision::Float32),
+        "bf16x3" => Ok(Precision::Bf16x3),
+        "bfloat16" => Ok(Precision::Bfloat16),
+        other => Err(format!("--dtype {other}: expected float32, bf16x3 or bfloat16")),
+    }
+}
+
+/// What to run on.
+pub enum Chosen {
+    /// With the reason, where it was chosen for want of a GPU.
+    Cpu(Option<Unavailable>),
+    Cuda(Box<Nvidia>),
+    #[cfg(feature = "emulator")]
+    Emulated,
+}
+
+/// Finds and opens the device.
+///
+/// # Errors
+/// Exit code 2: a GPU is asked for and cannot be used; the CPU is to compute in another precision than float32; the
+/// emulator is asked for and not built in.
+pub fn choose(choice: DeviceChoice, dtype: &str) -> Result<Chosen, Error> {
+    let precision = precision(dtype).map_err(usage)?;
+    let open = |ordinal| Nvidia::open(nvidia::select(&nvidia::probe()?, ordinal)?);
+    let cpu = |reason| match precision {
+        Precision::Float32 => Ok(Chosen::Cpu(reason)),
+        _ => Err(usage(format!("--dtype {dtype}: the CPU computes in float32; leave --dtype out"))),
+    };
+    match choice {
+        DeviceChoice::Cpu => cpu(None),
+        DeviceChoice::Auto => match open(None) {
+            Ok(gpu) => Ok(Chosen::Cuda(Box::new(gpu))),
+            Err(reason) => cpu(Some(reason)),
+        },
+        DeviceChoice::Cuda(ordinal) => match open(ordinal) {
+            Ok(gpu) => Ok(Chosen::Cuda(Box::new(gpu))),
+            Err(reason) => Err(usage(format!("--device {choice}: {reason}"))),
+        },
+        #[cfg(feature = "emulator")]
+        DeviceChoice::Emulated => Ok(Chosen::Emulated),
+        #[cfg(not(feature = "emulator"))]
+        DeviceChoice::Emulated => Err(usage(
+            "--device emulated: the emulator is not built in; build with --features emulator, or use --device cpu",
+        )),
+    }
+}
+
+/// Why the CPU was taken, short: what is wrong without what would help.
+pub fn short_reason(reason: &Unavailable) -> String {
+    let line = reason.to_string();
+    line.split(';').next().unwrap_or_default().to_owned()
+}
+
+/// Bounds of a sweep on a GPU with `free` bytes of memory, of which `--max-memory` may leave less. Waves are as tall as
+/// they can be up to [`MAX_ROWS`]: a GPU is busy only with many rows.
+///
+/// # Errors
+/// The sweep does not fit.
+pub fn gpu_limits(
+    needs: &Needs,
+    precision: Precision,
+    ordinal: u32,
+    free: u64,
+    max_memory: Option<u64>,
+    longest: usize,
+) -> Result<Limits, Unavailable> {
+    // The driver's own needs grow with what is launched.
+    let usable = free - free / 20;
+    let budget = max_memory.map_or(usable, |max| max.min(usable));
+    let fixed = weight_bytes(needs.weights, precision).saturating_add(needs.fixed);
+    let least = fixed.saturating_add(needs.per_pair).saturating_add(needs.per_row.saturating_mul(longest as u64));
+    if budget < least {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        return Err(Unavailable::TooLittleMemory { ordinal, free: budget >> 20, needed: mib(least) });
+    }
+    let spare = budget - fixed;
+    let rows = ((spare - needs.per_pair) / 2 / needs.per_row.max(1)).min(MAX_ROWS).max(longest as u64);
+    let cache = spare.saturating_sub(rows.saturating_mul(needs.per_row)).max(needs.per_pair);
+    let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    Ok(Limits { max_rows: size(rows), cache_bytes: size(cache) })
+}
+
+/// Token rows of a wave on a GPU. 32 times those that keep a CPU busy.
+pub const MAX_ROWS: u64 = 1 << 16;
+
+/// What weights of `float32_bytes` take on a GPU: planes of bfloat16, or float32 where they are looked up by row.
+fn weight_bytes(float32_bytes: u64, precision: Precision) -> u64 {
+    match precision {
+        // Three planes of two bytes instead of one number of four.
+        Precision::Float32 => float32_bytes.saturating_mul(3) / 2,
+        Precision::Ffma | Precision::Bf16x3 | Precision::Bfloat16 => float32_bytes,
+    }
+}
+
+/// A backend's failure before anything has run, which is a matter of the machine and not of the run.
+pub fn not_usable(choice: &str, error: &DriverError) -> Error {
+    usage(format!("--device {choice}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_names() {
+        let parse = |text: &str| text.parse::<DeviceChoice>();
+        assert_eq!(parse("auto"), Ok(DeviceChoice::Auto));
+        assert_eq!(parse("cpu"), Ok(DeviceChoice::Cpu));
+        assert_eq!(parse("cuda"), Ok(DeviceChoice::Cuda(None)));
+        assert_eq!(parse("cuda:3"), Ok(DeviceChoice::Cuda(Some(3))));
+        assert_eq!(parse("emulated"), Ok(DeviceChoice::Emulated));
+        for wrong in ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "cuda:99999999999", "cpu:0"] {
+            let message = parse(wrong).unwrap_err();
+            assert!(message.contains("auto, cpu, cuda, cuda:N or emulated"), "{message}");
+        }
+    }
+
+    #[test]
+    fn dtype_names() {
+        assert_eq!(precision("bf16x3"), Ok(Precision::Bf16x3));
+        assert!(precision("float16").unwrap_err().contains("float32, bf16x3 or bfloat16"));
+    }
+
+    #[test]
+    fn the_cpu_computes_in_float32_alone() {
+        let Err(error) = choose(DeviceChoice::Cpu, "bfloat16") else { panic!("the CPU took bfloat16") };
+        assert!(error.to_string().contains("the CPU computes in float32"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    const NEEDS: Needs = Needs { weights: 4000 << 20, per_row: 1 << 20, per_pair: 10 << 20, fixed: 100 << 20 };
+
+    #[test]
+    fn a_sweep_that_does_not_fit_on_the_gpu_says_what_it_needs() {
+        let error = gpu_limits(&NEEDS, Precision::Float32, 1, 4 << 30, None, 16).unwrap_err().to_string();
+        assert!(error.contains("cuda:1") && error.contains("6126 MiB"), "{error}");
+        assert!(gpu_limits(&NEEDS, Precision::Bfloat16, 1, 5 << 30, None, 16).is_ok(), "fewer planes, less memory");
+        assert!(gpu_limits(&NEEDS, Precision::Bfloat16, 1, 80 << 30, Some(1 << 30), 16).is_err());
+    }
+
+    #[test]
+    fn waves_on_a_gpu_are_as_tall_as_its_memory_lets_them() {
+        let limits = |free: u64, max| gpu_limits(&NEEDS, Precision::Float32, 0, free, max, 16).unwrap();
+        let (small, large) = (limits(16 << 30, None), limits(141 << 30, None));
+        assert!(Limits::default().max_rows < small.max_rows && small.max_rows < large.max_rows);
+        assert_eq!(limits(10 << 40, None).max_rows as u64, MAX_ROWS);
+        let bounded = limits(141 << 30, Some(16 << 30));
+        assert!(bounded.max_rows < large.max_rows);
+        let used = NEEDS.weights * 3 / 2 + NEEDS.fixed + bounded.max_rows as u64 * NEEDS.per_row;
+        assert!(used + bounded.cache_bytes as u64 <= 16 << 30);
+    }
+}

@@ -1,0 +1,71 @@
+// A stand-in for libcuda.so with one GPU of compute capability 8.0, for tests/cuda_driver.rs. Everything that a stream is
+// given is done as late as the driver API allows: when somebody waits for it. So an upload whose source was overwritten
+// too early brings the wrong bytes. Every kernel adds 1 to `n` floats at `p`.
+#include <stdlib.h>
+#include <string.h>
+
+enum { INVALID_CONTEXT = 201, OUT_OF_MEMORY = 2, NOT_FOUND = 500, LAUNCH_FAILED = 719, MOST = 1 << 16 };
+typedef unsigned long long u64;
+
+static __thread int current;
+static struct { int kind; char *to; const char *from; size_t bytes; } queue[MOST];
+static int queued, done, most_shared;
+
+static void run_until(int end) {
+    for (; done < end; done++) {
+        char *to = queue[done].to;
+        size_t n = queue[done].bytes;
+        if (queue[done].kind == 0) memcpy(to, queue[done].from, n);
+        else if (queue[done].kind == 1) memset(to, 0, n);
+        else for (size_t i = 0; i < n; i++) ((float *)to)[i] += 1;
+    }
+}
+static int push(int kind, void *to, const void *from, size_t bytes) {
+    if (!current) return INVALID_CONTEXT;
+    queue[queued].kind = kind, queue[queued].to = to, queue[queued].from = from, queue[queued++].bytes = bytes;
+    return 0;
+}
+
+int cuInit(unsigned flags) { return 0; }
+int cuDriverGetVersion(int *v) { *v = 12040; return 0; }
+int cuGetErrorName(int code, const char **s) { *s = code == LAUNCH_FAILED ? "CUDA_ERROR_LAUNCH_FAILED" : "CUDA_ERROR"; return 0; }
+int cuGetErrorString(int code, const char **s) { *s = "as the test wants it"; return 0; }
+int cuDeviceGetCount(int *n) { *n = 1; return 0; }
+int cuDeviceGet(int *d, int i) { *d = i; return i != 0; }
+int cuDeviceGetName(char *s, int n, int d) { strcpy(s, "Stand-in"); return 0; }
+int cuDeviceGetAttribute(int *v, int which, int d) { *v = which == 75 ? 8 : which == 76 ? 0 : which == 97 ? 101376 : -1; return 0; }
+int cuDeviceTotalMem_v2(size_t *n, int d) { *n = (size_t)8 << 30; return 0; }
+int cuDevicePrimaryCtxRetain(void **c, int d) { *c = &queued; return 0; }
+int cuDevicePrimaryCtxRelease_v2(int d) { return 0; }
+int cuCtxSetCurrent(void *c) { current = c == &queued; return 0; }
+int cuStreamCreate(void **s, unsigned flags) { *s = &done; return current ? 0 : INVALID_CONTEXT; }
+int cuStreamDestroy_v2(void *s) { return 0; }
+int cuStreamSynchronize(void *s) { if (!current) return INVALID_CONTEXT; run_until(queued); return 0; }
+int cuMemGetInfo_v2(size_t *f, size_t *t) { *f = (size_t)6 << 30, *t = (size_t)8 << 30; return current ? 0 : INVALID_CONTEXT; }
+int cuMemAlloc_v2(u64 *p, size_t n) {
+    if (!current) return INVALID_CONTEXT;
+    if (n > (size_t)1 << 30) return OUT_OF_MEMORY;
+    *p = (u64)malloc(n);
+    return 0;
+}
+int cuMemFree_v2(u64 p) { run_until(queued); free((void *)p); return 0; }
+int cuMemHostAlloc(void **p, size_t n, unsigned flags) { *p = getenv("STAND_IN_UNPINNED") ? 0 : malloc(n); return *p ? 0 : OUT_OF_MEMORY; }
+int cuMemFreeHost(void *p) { free(p); return 0; }
+int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t n, void *s) { return push(0, (void *)to, from, n); }
+int cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t n, void *s) { return push(0, to, (void *)from, n); }
+int cuMemsetD8Async(u64 at, unsigned char v, size_t n, void *s) { return push(1, (void *)at, 0, n); }
+int cuModuleLoadData(void **m, const void *image) { *m = &queue; return current ? 0 : INVALID_CONTEXT; }
+int cuModuleUnload(void *m) { return 0; }
+int cuModuleGetFunction(void **f, void *m, const char *name) { *f = &most_shared; return strcmp(name, "nothing") ? 0 : NOT_FOUND; }
+int cuFuncGetAttribute(int *v, int which, void *f) { *v = which == 1 ? 1024 : 0; return 0; }
+int cuFuncSetAttribute(void *f, int which, int v) { if (which == 8) most_shared = v; return 0; }
+int cuLaunchKernel(void *f, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                   void *stream, void **arguments, void **extra) {
+    if (shared > most_shared || bx > 1024) return LAUNCH_FAILED;
+    return push(2, *(void **)arguments[0], 0, *(int *)arguments[1]);
+}
+int cuEventCreate(void **e, unsigned flags) { *e = calloc(1, sizeof(int)); return current ? 0 : INVALID_CONTEXT; }
+int cuEventRecord(void *e, void *s) { *(int *)e = queued; return 0; }
+int cuEventSynchronize(void *e) { run_until(*(int *)e); return 0; }
+int cuEventElapsedTime(float *ms, void *a, void *b) { *ms = *(int *)b - *(int *)a; return 0; }
+int cuEventDestroy_v2(void *e) { free(e); return 0; }
