@@ -12,7 +12,7 @@
 //!    ▼
 //! engine    rows and segments, the forward pass, the activation cache, patch points     ─── over ───  backend
 //!    │                                                                                    the operations, as one
-//!    ▼                                                                                    trait: cpu/
+//!    ▼                                                                                    trait: cpu/ cuda/
 //! sweep     sites, cells, plan, the wave, the reference path, metrics, effects
 //!    │
 //!    ▼
