@@ -1,7 +1,7 @@
 //! Compiles the CUDA kernels and their CPU emulator with the C++ compiler, where the feature `emulator` asks for it.
-//! Without the feature no C++ compiler is looked for. `build/images.rs` chooses the GPU's images of the kernels.
+//! Without the feature no C++ compiler is looked for. `kernels/images.rs` chooses the GPU's images of the kernels.
 
-#[path = "build/images.rs"]
+#[path = "kernels/images.rs"]
 mod images;
 
 fn main() {

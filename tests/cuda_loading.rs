@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 // The part of the build script that chooses what is embedded, with its tests.
-#[path = "../build/images.rs"]
+#[path = "../kernels/images.rs"]
 #[allow(dead_code)]
 mod build_images;
 

@@ -1,7 +1,7 @@
 //! Compiled kernels for a device: the images embedded in the library, in the order in which they should suit it, and
 //! behind them the sources, which NVRTC compiles.
 //!
-//! `build/images.rs` chooses what is embedded. Everything here is a pure function of a device's compute capability and of
+//! `kernels/images.rs` chooses what is embedded. Everything here is a pure function of a device's compute capability and of
 //! whether the driver takes an image, so it is tested without a GPU. Emulated, not yet run on hardware.
 
 use super::nvidia::probe::CudaVersion;

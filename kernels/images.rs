@@ -37,7 +37,7 @@ struct Image {
 pub fn embed() {
     let kernels = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo")).join("kernels");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
-    for path in ["build/images.rs", "kernels/gpu.cuh", "kernels/prebuilt", "kernels"] {
+    for path in ["kernels/images.rs", "kernels/gpu.cuh", "kernels/prebuilt", "kernels"] {
         println!("cargo:rerun-if-changed={path}");
     }
     for variable in ["PATCHWAVE_NVCC", "CUDA_HOME", "CUDA_PATH"] {
