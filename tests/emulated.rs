@@ -11,11 +11,8 @@ use patchwave::backend::cpu::Cpu;
 use patchwave::backend::cuda::emulated::{AsyncCopies, Emulated, Schedule};
 use patchwave::backend::cuda::{Cuda, Precision};
 use patchwave::engine::Model;
-use patchwave::prompts::Pair;
-use patchwave::sweep::{By, Direction, Limits, Metric, Outcome, PatchKind, Sweep};
+use patchwave::sweep::{By, Direction, Limits, Metric, Outcome, PatchKind};
 use proptest::prelude::*;
-use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use support::*;
 
@@ -27,27 +24,6 @@ fn load_on<B: Backend>(backend: B, seed: u64) -> Model<B> {
 
 fn emulated(precision: Precision) -> Cuda<Emulated> {
     Cuda::new(Emulated::default(), precision).expect("every kernel is there")
-}
-
-fn sweep_on<'a, B: Backend>(model: &'a Model<B>, pairs: &'a [Pair], by: By) -> Sweep<'a, B> {
-    let columns = all_columns(pairs);
-    Sweep {
-        model,
-        pairs,
-        sites: all_sites(&model.spec, by, columns.len()),
-        columns,
-        restricted: false,
-        direction: Direction::Denoise,
-        patch: PatchKind::Source,
-        metric: Metric::LogitDiff,
-        align: None,
-        limits: Limits::default(),
-        skip: true,
-    }
-}
-
-fn outcome<B: Backend>(sweep: &Sweep<'_, B>) -> Outcome {
-    sweep.run(&HashMap::new(), &mut |_, _| ControlFlow::Continue(())).expect("the sweep runs")
 }
 
 /// Largest difference of two runs' metrics, relative to the largest metric of the unpatched runs (1 at least).
@@ -75,7 +51,7 @@ proptest! {
     ) {
         let (cpu, gpu) = (load_on(Cpu, seed), load_on(emulated(precision), seed));
         let pairs = random_pairs(seed, 2, cpu.spec.d_vocab);
-        let (mut a, mut b) = (sweep_on(&cpu, &pairs, by), sweep_on(&gpu, &pairs, by));
+        let (mut a, mut b) = (sweep(&cpu, &pairs, by), sweep(&gpu, &pairs, by));
         (a.direction, a.patch, a.metric) = (direction, patch, metric);
         (b.direction, b.patch, b.metric) = (direction, patch, metric);
         if patch == PatchKind::Mean && pairs[0].clean.len() != pairs[1].clean.len() {
@@ -83,7 +59,7 @@ proptest! {
             a.sites.retain(|s| !matches!(s.site.name(), "pattern" | "attn_scores"));
             b.sites.retain(|s| !matches!(s.site.name(), "pattern" | "attn_scores"));
         }
-        let (a, b) = (outcome(&a), outcome(&b));
+        let (a, b) = (run(&a), run(&b));
         prop_assert!(gpu.backend.check().is_ok());
         let difference = difference(&a, &b);
         prop_assert!(difference < 2e-5, "{:?} {:?} {:?}: {}", direction, patch, precision, difference);
@@ -101,9 +77,9 @@ proptest! {
         for p in &mut pairs {
             p.corrupted = p.clean.clone();
         }
-        let mut sweep = sweep_on(&model, &pairs, by);
+        let mut sweep = sweep(&model, &pairs, by);
         sweep.skip = false;
-        let outcome = outcome(&sweep);
+        let outcome = run(&sweep);
         prop_assert!(model.backend.check().is_ok());
         prop_assert_eq!(outcome.stats.unchanged, 0);
         for (i, cell) in sweep.cells().iter().enumerate() {
@@ -119,10 +95,10 @@ proptest! {
     fn cutting_the_wave_changes_no_bit(seed in any::<u64>(), by in prop::sample::select(vec![By::Head, By::Pos])) {
         let model = load_on(emulated(Precision::Bf16x3), seed);
         let pairs = random_pairs(seed, 3, model.spec.d_vocab);
-        let mut sweep = sweep_on(&model, &pairs, by);
-        let whole = outcome(&sweep);
+        let mut sweep = sweep(&model, &pairs, by);
+        let whole = run(&sweep);
         sweep.limits = Limits { max_rows: 17, cache_bytes: 1 };
-        let cut = outcome(&sweep);
+        let cut = run(&sweep);
         prop_assert!(cut.stats.waves >= whole.stats.waves);
         prop_assert_eq!(bits(&cut.metric), bits(&whole.metric));
         prop_assert!(model.backend.check().is_ok());
@@ -133,18 +109,18 @@ proptest! {
 #[test]
 fn out_of_memory_cuts_the_wave_and_goes_on() {
     let pairs = random_pairs(7, 3, 37);
-    let run = |device: Emulated| {
+    let on = |device: Emulated| {
         let backend = Cuda::new(device, Precision::Float32).expect("every kernel is there");
         let model = load_on(backend, 7);
-        let mut sweep = sweep_on(&model, &pairs, By::HeadPos);
+        let mut sweep = sweep(&model, &pairs, By::HeadPos);
         sweep.sites.retain(|s| s.site.name() == "z");
-        let result = outcome(&sweep);
+        let result = run(&sweep);
         (bits(&result.metric), result.stats.waves, model.backend.driver().memory_used())
     };
-    let (whole, waves, used) = run(Emulated::default());
+    let (whole, waves, used) = on(Emulated::default());
     assert_eq!(waves, 1);
     for share in [60, 70, 80] {
-        let (cut, more, _) = run(Emulated::default().with_memory(used * share / 100));
+        let (cut, more, _) = on(Emulated::default().with_memory(used * share / 100));
         assert_eq!(cut, whole, "with {share} % of {used} bytes");
         assert!(more > 1, "with {share} % of {used} bytes");
     }
@@ -155,15 +131,15 @@ fn out_of_memory_cuts_the_wave_and_goes_on() {
 fn a_whole_sweep_has_nothing_to_report() {
     for seed in 0..2 {
         let pairs = random_pairs(seed, 1, 37);
-        let run = |device: Emulated| {
+        let on = |device: Emulated| {
             let backend = Cuda::new(device, Precision::Float32).expect("every kernel is there");
             let model = load_on(backend, seed);
-            let result = outcome(&sweep_on(&model, &pairs, By::Head));
+            let result = run(&sweep(&model, &pairs, By::Head));
             model.backend.check().expect("nothing failed");
             bits(&result.metric)
         };
-        let plain = run(Emulated::default());
-        assert_eq!(plain, run(Emulated::new(Schedule::Random(seed), AsyncCopies::Random, true)));
+        let plain = on(Emulated::default());
+        assert_eq!(plain, on(Emulated::new(Schedule::Random(seed), AsyncCopies::Random, true)));
     }
 }
 
@@ -181,10 +157,10 @@ fn every_family_gives_the_cpus_effects() {
             let cpu = Model::load(spec.clone(), &*files.params, Cpu, &|_| ()).expect("it loads");
             let gpu = Model::load(spec, &*files.params, emulated(Precision::Float32), &|_| ()).expect("it loads");
             let pairs = random_pairs(i as u64, 1, cpu.spec.d_vocab);
-            let (mut a, mut b) = (sweep_on(&cpu, &pairs, by), sweep_on(&gpu, &pairs, by));
+            let (mut a, mut b) = (sweep(&cpu, &pairs, by), sweep(&gpu, &pairs, by));
             (a.direction, a.patch) = (direction, patch);
             (b.direction, b.patch) = (direction, patch);
-            let difference = difference(&outcome(&a), &outcome(&b));
+            let difference = difference(&run(&a), &run(&b));
             assert!(difference < 2e-5, "{}: {by:?} {direction:?} {patch:?}: {difference}", path.display());
         }
     }
@@ -207,9 +183,9 @@ fn the_demo_gives_the_cpus_effects() {
     let spec = Arc::new(files.spec.clone());
     let cpu = Model::load(spec.clone(), &*files.params, Cpu, &|_| ()).expect("it loads");
     let gpu = Model::load(spec, &*files.params, emulated(Precision::Float32), &|_| ()).expect("it loads");
-    let (mut a, mut b) = (sweep_on(&cpu, &pairs, By::Head), sweep_on(&gpu, &pairs, By::Head));
+    let (mut a, mut b) = (sweep(&cpu, &pairs, By::Head), sweep(&gpu, &pairs, By::Head));
     a.sites.retain(|s| s.site.name() == "z");
     b.sites.retain(|s| s.site.name() == "z");
-    let difference = difference(&outcome(&a), &outcome(&b));
+    let difference = difference(&run(&a), &run(&b));
     assert!(difference < 1e-5, "{difference}");
 }

@@ -237,7 +237,7 @@ pub fn all_sites(spec: &ModelSpec, by: By, columns: usize) -> Vec<SiteCells> {
         .collect()
 }
 
-pub fn sweep<'a>(model: &'a Model<Cpu>, pairs: &'a [Pair], by: By) -> Sweep<'a, Cpu> {
+pub fn sweep<'a, B: Backend>(model: &'a Model<B>, pairs: &'a [Pair], by: By) -> Sweep<'a, B> {
     let columns = all_columns(pairs);
     Sweep {
         model,
@@ -254,7 +254,7 @@ pub fn sweep<'a>(model: &'a Model<Cpu>, pairs: &'a [Pair], by: By) -> Sweep<'a, 
     }
 }
 
-pub fn run(sweep: &Sweep<'_, Cpu>) -> patchwave::sweep::Outcome {
+pub fn run<B: Backend>(sweep: &Sweep<'_, B>) -> patchwave::sweep::Outcome {
     sweep.run(&HashMap::new(), &mut |_, _| ControlFlow::Continue(())).expect("the sweep runs")
 }
 
