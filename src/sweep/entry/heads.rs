@@ -93,21 +93,7 @@ impl<B: Backend> Entry<'_, '_, B> {
         let q_view = ViewMut::packed(&mut q, n, heads * a.d_qk);
         self.forward.prepare(a, a.q_norm.as_ref(), heads, q_view, &places, true);
 
-        let segments: Vec<AttnSegment> = rows
-            .iter()
-            .enumerate()
-            .map(|(i, r)| AttnSegment {
-                q_row: i,
-                n_q: 1,
-                q_position: r.position,
-                prefix_row: self.group.base_prompts.offsets[r.pair],
-                prefix_len: r.position + 1,
-                own_row: 0,
-                own_len: 0,
-                first_head: if heads == 1 { r.head } else { 0 },
-                capture_at: 0,
-            })
-            .collect();
+        let segments = self.row_segments(&rows, heads);
         let q = View::packed(&q, n, heads * a.d_qk);
         self.rerun(layer, index, a, heads, rows, (Some(q), None, None), &segments, &[])
     }
@@ -222,21 +208,11 @@ impl<B: Backend> Entry<'_, '_, B> {
         let rows = self.rows(items, starts, |i| i.first);
         let heads = if all_heads { a.n_heads } else { 1 };
         let kind = if site == Site::Pattern { AttnOverrideKind::Pattern } else { AttnOverrideKind::Scores };
-        let (mut segments, mut overrides) = (Vec::new(), Vec::new());
+        let segments = self.row_segments(&rows, heads);
+        let mut overrides = Vec::with_capacity(rows.len());
         for (i, r) in rows.iter().enumerate() {
-            let first_head = if all_heads { 0 } else { r.head };
+            let first_head = segments[i].first_head;
             let len = self.group.base_prompts.len_of(r.pair);
-            segments.push(AttnSegment {
-                q_row: i,
-                n_q: 1,
-                q_position: r.position,
-                prefix_row: self.group.base_prompts.offsets[r.pair],
-                prefix_len: r.position + 1,
-                own_row: 0,
-                own_len: 0,
-                first_head,
-                capture_at: 0,
-            });
             overrides.push(AttnOverride {
                 segment: i,
                 kind,
@@ -247,6 +223,22 @@ impl<B: Backend> Entry<'_, '_, B> {
             });
         }
         self.rerun(layer, index, a, heads, rows, (None, None, None), &segments, &overrides)
+    }
+
+    /// A segment for each row on its own: one query over the base run's keys and values up to its position.
+    fn row_segments(&self, rows: &[PatchedRow], heads: usize) -> Vec<AttnSegment> {
+        let segment = |(i, r): (usize, &PatchedRow)| AttnSegment {
+            q_row: i,
+            n_q: 1,
+            q_position: r.position,
+            prefix_row: self.group.base_prompts.offsets[r.pair],
+            prefix_len: r.position + 1,
+            own_row: 0,
+            own_len: 0,
+            first_head: if heads == 1 { r.head } else { 0 },
+            capture_at: 0,
+        };
+        rows.iter().enumerate().map(segment).collect()
     }
 
     /// Runs attention for `heads` heads of some rows and returns how their z differs from the base run's.
