@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand. Each parses, calls the library, and prints.
 
+mod args;
 mod device;
 mod heatmap;
 mod inspect;

@@ -1,0 +1,188 @@
+//! Options that several commands share: which model, which pairs, which device.
+
+use super::device::{self, Chosen};
+use super::terminal::bar;
+use super::{model, usage};
+use crate::Error;
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{Cuda, Driver};
+use crate::demo;
+use crate::engine::Model;
+use crate::model::{ModelFiles, ModelSpec};
+use crate::prompts::{self, BosPolicy, Encode, LoadOptions, PromptSet};
+use crate::sweep::{Limits, Needs, prefers_answer, select};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// Folder in Hugging Face layout, or a .gguf file [default: the bundled demo model]
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Accept this unknown key of config.json (may be given several times)
+    #[arg(long, value_name = "KEY", display_order = 900)]
+    pub allow_config_key: Vec<String>,
+}
+
+impl ModelArgs {
+    /// Opens the model, weights unread, and tells its name for titles and folders.
+    pub fn open(&self) -> Result<(ModelFiles, String), Error> {
+        match &self.model {
+            Some(m) => {
+                let files = model::open(m, &self.allow_config_key)?;
+                let name = model::name(&files.path);
+                Ok((files, name))
+            }
+            None => Ok((demo::model()?, "demo".to_owned())),
+        }
+    }
+}
+
+#[derive(clap::Args)]
+pub struct PairArgs {
+    /// Pairs: JSONL, auto-circuit JSON or EAP-IG CSV [default: the demo's]
+    #[arg(long)]
+    pub prompts: Option<PathBuf>,
+    /// Whether a BOS token goes before prompts that are text
+    #[arg(long, value_enum, default_value = "auto")]
+    pub bos: BosPolicy,
+    /// Leave out pairs whose clean run does not prefer the answer
+    #[arg(long)]
+    pub correct_only: bool,
+}
+
+impl PairArgs {
+    /// The pairs, checked against the model. Of answers, what `needs` says must be there.
+    pub fn load(&self, model: &ModelArgs, files: &ModelFiles, needs: Answers) -> Result<PromptSet, Error> {
+        let options = LoadOptions {
+            bos: self.bos,
+            d_vocab: files.spec.d_vocab,
+            n_ctx: files.spec.n_ctx,
+            needs_wrong: needs.wrong,
+            needs_answer: needs.answer,
+        };
+        let tokenizer = files.tokenizer.as_ref().map(|t| t as &dyn Encode);
+        match (&self.prompts, &model.model) {
+            (Some(path), _) => Ok(prompts::load(path, tokenizer, &options)?),
+            (None, None) => Ok(prompts::parse("the demo's pairs", demo::PAIRS.as_bytes(), tokenizer, &options)?),
+            (None, Some(_)) => Err(usage("--model needs --prompts: pairs as JSONL, auto-circuit JSON or EAP-IG CSV")),
+        }
+    }
+}
+
+impl PairArgs {
+    /// With `--correct-only`, drops the pairs whose clean run does not prefer the answer; tells which stayed.
+    ///
+    /// # Errors
+    /// None stayed.
+    pub fn keep_correct<B: Backend>(&self, model: &Model<B>, set: &mut PromptSet) -> Result<Vec<bool>, Error> {
+        let n_given = set.pairs.len();
+        if !self.correct_only {
+            return Ok(vec![true; n_given]);
+        }
+        let keep = prefers_answer(model, &set.pairs)?;
+        let mut kept = keep.iter();
+        set.pairs.retain(|_| *kept.next().unwrap_or(&true));
+        if set.pairs.is_empty() {
+            return Err(usage(format!(
+                "--correct-only: the clean run prefers the answer in none of the {n_given} pairs"
+            )));
+        }
+        Ok(keep)
+    }
+}
+
+/// Loads the weights behind a progress bar.
+pub fn load_weights<B: Backend>(files: &ModelFiles, spec: Arc<ModelSpec>, backend: B) -> Result<Model<B>, Error> {
+    let layers = spec.n_layers() as u64;
+    let loading = bar(layers, "layers loaded");
+    let model =
+        Model::load(spec, &*files.params, backend, &|share| loading.set_position((share * layers as f64) as u64));
+    loading.finish_and_clear();
+    Ok(model?)
+}
+
+/// Which of a pair's answers a command reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answers {
+    pub answer: bool,
+    pub wrong: bool,
+}
+
+#[derive(clap::Args)]
+pub struct DeviceArgs {
+    /// auto, cpu, cuda, cuda:N or emulated
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// float32, bf16x3 or bfloat16
+    #[arg(long, default_value = "float32")]
+    pub dtype: String,
+    /// Memory that the run may use, weights included: 8GiB
+    #[arg(long)]
+    pub max_memory: Option<String>,
+}
+
+/// What a command does on the device that its options name.
+pub trait Job {
+    fn run<B: Backend>(self, on: OnDevice<'_, B>) -> Result<(), Error>;
+}
+
+/// The bounds of a run on some device, from what it needs, `--max-memory` in bytes and the longest prompt.
+type LimitsOf<'a> = Box<dyn Fn(&Needs, Option<u64>, usize) -> Result<Limits, Error> + 'a>;
+
+/// A device, opened.
+pub struct OnDevice<'a, B> {
+    pub backend: B,
+    /// Which device was taken and why, where the user left that open.
+    pub about: Option<String>,
+    max_memory: Option<u64>,
+    limits_of: LimitsOf<'a>,
+}
+
+impl<B> OnDevice<'_, B> {
+    /// The bounds of a run on this device.
+    pub fn limits(&self, needs: &Needs, longest: usize) -> Result<Limits, Error> {
+        (self.limits_of)(needs, self.max_memory, longest)
+    }
+}
+
+impl DeviceArgs {
+    /// Finds and opens the device and does `job` on it.
+    ///
+    /// # Errors
+    /// Exit code 2: no such device, or it cannot be used; otherwise what the job says.
+    pub fn run(&self, job: impl Job) -> Result<(), Error> {
+        let chosen = device::choose(self.device.parse().map_err(usage)?, &self.dtype)?;
+        let max_memory = self.max_memory.as_deref().map(select::bytes).transpose().map_err(usage)?;
+        let bounded: LimitsOf<'_> = Box::new(|needs, max, longest| match max {
+            Some(max) => needs.limits(max, longest).map_err(usage),
+            None => Ok(Limits::default()),
+        });
+        match chosen {
+            Chosen::Cpu(reason) => {
+                let about = reason.map(|r| format!("device: {}; {}", Cpu.device(), device::short_reason(&r)));
+                job.run(OnDevice { backend: Cpu, about, max_memory, limits_of: bounded })
+            }
+            Chosen::Cuda(gpu) => {
+                let free = gpu.free_bytes().map_err(|e| device::not_usable("cuda", &e))?;
+                let ordinal = gpu.info().ordinal;
+                let precision = device::precision(&self.dtype).map_err(usage)?;
+                let about = Some(format!("device: {}", gpu.device()));
+                let backend = Cuda::new(*gpu, precision).map_err(|e| device::not_usable("cuda", &e))?;
+                let limits_of: LimitsOf<'_> = Box::new(move |needs, max, longest| {
+                    device::gpu_limits(needs, precision, ordinal, free, max, longest)
+                        .map_err(|e| usage(format!("--device {}: {e}", self.device)))
+                });
+                job.run(OnDevice { backend, about, max_memory, limits_of })
+            }
+            #[cfg(feature = "emulator")]
+            Chosen::Emulated => {
+                let precision = device::precision(&self.dtype).map_err(usage)?;
+                let emulated = crate::backend::cuda::emulated::Emulated::default();
+                let backend = Cuda::new(emulated, precision).map_err(|e| device::not_usable("emulated", &e))?;
+                job.run(OnDevice { backend, about: None, max_memory, limits_of: bounded })
+            }
+        }
+    }
+}
