@@ -1,57 +1,18 @@
 //! Tiny random models of every family against Hugging Face's own float32 numbers: logits, every residual, and the
 //! logits under a z-patch of every head. The fixtures come from `tests/fixtures/make_hf.py`.
 
+#[path = "support/reference.rs"]
+mod reference;
+
 use patchwave::backend::cpu::Cpu;
 use patchwave::backend::{Backend, View};
 use patchwave::engine::{Keep, Model, PatchPoint, Program, PromptRows, Site, Value};
 use patchwave::model::{Checkpoint, ModelFiles, SafetensorsFolder, resolve_config};
-use safetensors::SafeTensors;
-use std::path::{Path, PathBuf};
-
-/// Of the largest |logit| or residual of the case.
-const TOLERANCE: f32 = 1e-5;
-
-fn cases() -> Vec<PathBuf> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf");
-    let mut cases: Vec<_> =
-        std::fs::read_dir(dir).expect("the fixtures are there").map(|e| e.unwrap().path()).collect();
-    cases.sort();
-    assert!(cases.len() >= 21, "at least three cases for each of seven families");
-    cases
-}
-
-struct Reference {
-    bytes: Vec<u8>,
-}
-
-impl Reference {
-    fn floats(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
-        let file = SafeTensors::deserialize(&self.bytes).expect("a safetensors file");
-        let t = file.tensor(name).unwrap_or_else(|_| panic!("{name}"));
-        let numbers = t.data().chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect();
-        (t.shape().to_vec(), numbers)
-    }
-
-    fn ids(&self) -> Vec<Vec<u32>> {
-        let file = SafeTensors::deserialize(&self.bytes).expect("a safetensors file");
-        let t = file.tensor("ids").expect("ids");
-        let ids: Vec<u32> =
-            t.data().chunks_exact(8).map(|c| i64::from_le_bytes(c.try_into().unwrap()) as u32).collect();
-        ids.chunks_exact(t.shape()[1]).map(|r| r.to_vec()).collect()
-    }
-
-    /// The position that `z_patched_pos` patches.
-    fn position(&self) -> usize {
-        let (_, metadata) = SafeTensors::read_metadata(&self.bytes).expect("a safetensors header");
-        metadata.metadata().as_ref().and_then(|m| m["position"].parse().ok()).expect("a position")
-    }
-}
+use reference::{Reference, TOLERANCE, cases, distance};
 
 fn assert_close(what: &str, got: &[f32], want: &[f32]) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    let scale = want.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-    let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
-    assert!(worst <= TOLERANCE * scale, "{what}: off by {worst:e} of {scale}");
+    let off = distance(got, want);
+    assert!(off <= TOLERANCE, "{what}: off by {off:e} of the largest");
 }
 
 fn logits(model: &Model<Cpu>, hidden: &Vec<f32>, rows: usize) -> Vec<f32> {
@@ -60,12 +21,13 @@ fn logits(model: &Model<Cpu>, hidden: &Vec<f32>, rows: usize) -> Vec<f32> {
 
 #[test]
 fn logits_residuals_and_head_patches_are_hugging_faces() {
+    assert!(cases().len() >= 21, "at least three cases for each of seven families");
     for dir in cases() {
         let case = dir.file_name().unwrap().to_string_lossy().into_owned();
         let files = ModelFiles::open(&dir, &[]).unwrap_or_else(|e| panic!("{case}: {e}"));
         let spec = std::sync::Arc::new(files.spec.clone());
         let model = Model::load(spec.clone(), &*files.params, Cpu, &|_| ()).unwrap_or_else(|e| panic!("{case}: {e}"));
-        let reference = Reference { bytes: std::fs::read(dir.join("ref.safetensors")).expect("a reference") };
+        let reference = Reference::of(&dir);
         let ids = reference.ids();
         let (program, d, v, len) = (Program::new(&spec), spec.d_model, spec.d_vocab, ids[0].len());
 
