@@ -127,7 +127,7 @@ fn mutants(spec: &ModelSpec, len: usize) -> Vec<(String, ModelSpec)> {
         })
     });
     m.spec("block.resid_scale", |s| {
-        s.blocks.iter_mut().fold(false, |any, b| std::mem::replace(&mut b.resid_scale, 1.0) != 1.0 || any)
+        s.blocks.iter_mut().fold(false, |any, b| (std::mem::replace(&mut b.resid_scale, 1.0) != 1.0) | any)
     });
 
     m.attn("scale", &|a| {
