@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use patchwave::export::heatmap::{Format, Heatmap, color, render};
+use patchwave::export::heatmap::{Format, Heatmap, Options, Scale, ScaleBy, Style, color, render};
 use patchwave::export::run::{read, write};
 use patchwave::export::{Axis, Direction, ExportError, RunResult, SiteEffects, top_cells};
 use resvg::tiny_skia::Pixmap;
@@ -427,9 +427,13 @@ mod pictures {
     fn the_scale_is_symmetric_and_shared_by_the_panels() {
         let layers = || vec![Axis::numbered("layer", 2)];
         let two = run(vec![site("attn_out", layers(), &[0.1, -0.9]), site("mlp_out", layers(), &[0.3, f32::INFINITY])]);
-        assert_eq!(Heatmap::new(&two).expect("a heat map").limit, 0.9);
+        let scales = |run: &RunResult| {
+            let panels = Heatmap::new(run).expect("a heat map").panels;
+            panels.iter().map(|panel| panel.scale).collect::<Vec<_>>()
+        };
+        assert_eq!(scales(&two), [Scale::Diverging { limit: 0.9 }; 2]);
         let none = run(vec![site("mlp_out", layers(), &[0.0, NAN])]);
-        assert_eq!(Heatmap::new(&none).expect("a heat map").limit, 1.0);
+        assert_eq!(scales(&none), [Scale::Diverging { limit: 1.0 }]);
         let svg = svg(&two);
         assert!(svg.contains(">attn_out</text>") && svg.contains(">mlp_out</text>"));
         assert!(svg.contains("<title>m0: effect +0.3000"));
@@ -448,7 +452,7 @@ mod pictures {
         assert!(text.contains("<title>a1.h1: m − m_corrupted +3.000, logit_diff 1.000</title>"));
         run.direction = Direction::Noise;
         let noise = Heatmap::new(&run).expect("a heat map");
-        assert_eq!((noise.quantity, noise.panels[0].values[4]), ("m − m_clean", -1.0));
+        assert_eq!((noise.quantity.as_str(), noise.panels[0].values[4]), ("m − m_clean", -1.0));
     }
 
     #[test]
