@@ -115,15 +115,15 @@ impl Figure {
         let parts = heatmap.title.split(SEPARATOR).map(|part| font::width(part, TITLE_SIZE));
         let title_width = parts.fold(title_width, f64::max).min(2.0 * WIDE_ENOUGH);
         let content = (grid.width + bar_block).max(title_width);
-        // Notes are shorter than a title; one that is not wraps, too.
-        let parts = heatmap.notes.iter().flat_map(|note| note.split(SEPARATOR));
-        let content = parts.map(|part| font::width(part, NOTE_SIZE)).fold(content, f64::max).ceil();
+        let notes_width = heatmap.notes.iter().map(|note| font::width(note, NOTE_SIZE)).fold(0.0, f64::max);
+        let content = content.max(notes_width.min(2.0 * WIDE_ENOUGH)).ceil();
         let title = wrap(&heatmap.title, TITLE_SIZE, content);
         let notes: Vec<String> = heatmap.notes.iter().flat_map(|note| wrap(note, NOTE_SIZE, content)).collect();
         let text = title.len() as f64 * TITLE_SIZE * LINE + notes.len() as f64 * NOTE_SIZE * LINE;
         let top = (MARGIN + text + 14.0).ceil();
-        // A title of one endless word is wider than its wrapped lines may be.
-        let content = title.iter().map(|line| font::width(line, TITLE_SIZE)).fold(content, f64::max).ceil();
+        // A part that does not wrap may be wider still.
+        let content = title.iter().map(|line| font::width(line, TITLE_SIZE)).fold(content, f64::max);
+        let content = notes.iter().map(|line| font::width(line, NOTE_SIZE)).fold(content, f64::max).ceil();
 
         // Narrow panels under a wide title stand in the middle.
         let left = MARGIN + ((content - grid.width - bar_block) / 2.0).floor();

@@ -114,7 +114,7 @@ mod tests {
     fn a_scale_of_one_sign_has_ticks_on_its_side() {
         assert_eq!(labels(0.0, 1.0, 2.4), ["0.00", "0.25", "0.50", "0.75", "1.00"]);
         assert_eq!(labels(-0.1, 0.9, 2.4), ["0.00", "0.25", "0.50", "0.75"]);
-        assert_eq!(labels(-12.0, 0.0, 2.4), ["−10", "−5", "0"]);
+        assert_eq!(labels(-12.0, 0.0, 2.4), ["−10.0", "−7.5", "−5.0", "−2.5", "0.0"]);
     }
 
     #[test]
