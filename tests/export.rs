@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use patchwave::export::heatmap::{Format, Heatmap, color, render};
+use patchwave::export::heatmap::{Format, Heatmap, Options, Scale, ScaleBy, Style, color, render};
 use patchwave::export::run::{read, write};
 use patchwave::export::{Axis, Direction, ExportError, RunResult, SiteEffects, top_cells};
 use resvg::tiny_skia::Pixmap;
@@ -95,7 +95,8 @@ mod files {
         let bytes = fs::read(dir.path().join("effects.safetensors")).expect("effects");
         let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
         let shape = |name: &str| tensors.tensor(name).expect(name).shape().to_vec();
-        assert_eq!(tensors.len(), 4);
+        assert_eq!(tensors.len(), 6);
+        assert_eq!((shape("stderr"), shape("interval")), (vec![2, 3], vec![2, 3, 2]));
         assert_eq!((shape("effect"), shape("metric")), (vec![2, 3], vec![2, 3, 2]));
         assert_eq!((shape("metric_clean"), shape("metric_corrupted")), (vec![2], vec![2]));
         assert!(tensors.iter().all(|(_, t)| t.dtype() == Dtype::F32));
@@ -113,7 +114,11 @@ mod files {
         let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
         let mut names = tensors.names();
         names.sort();
-        let expected = ["effect.mlp_out", "effect.z", "metric.mlp_out", "metric.z", "metric_clean", "metric_corrupted"];
+        let of_sites =
+            ["effect", "interval", "metric", "stderr"].map(|kind| [format!("{kind}.mlp_out"), format!("{kind}.z")]);
+        let mut expected: Vec<String> = of_sites.into_iter().flatten().collect();
+        expected.extend(["metric_clean", "metric_corrupted"].map(String::from));
+        expected.sort();
         assert_eq!(names, expected);
         assert_eq!(tensors.tensor("metric.mlp_out").expect("metric").shape(), [2, 2]);
     }
@@ -121,8 +126,10 @@ mod files {
     #[test]
     fn the_csv_has_a_row_for_each_cell_and_nothing_where_there_is_none() {
         let csv = fs::read_to_string(written(&heads()).path().join("effects.csv")).expect("csv");
-        let expected = "site,layer,head,effect,mean_metric,n_pairs\n\
-                        z,0,0,0.25,-1,2\nz,0,1,0,-2,2\nz,0,2,-0.5,-4,2\nz,1,0,0,-2,2\nz,1,1,0.75,1,2\nz,1,2,,,0\n";
+        // Both pairs say the same, so the spread is 0.
+        let expected = "site,layer,head,effect,mean_metric,n_pairs,stderr,interval_low,interval_high\n\
+                        z,0,0,0.25,-1,2,0,0.25,0.25\nz,0,1,0,-2,2,0,0,0\nz,0,2,-0.5,-4,2,0,-0.5,-0.5\n\
+                        z,1,0,0,-2,2,0,0,0\nz,1,1,0.75,1,2,0,0.75,0.75\nz,1,2,,,0,,,\n";
         assert_eq!(csv, expected);
     }
 
@@ -137,10 +144,14 @@ mod files {
         run.sites[1].metric[3] = NAN;
         let csv = fs::read_to_string(written(&run).path().join("effects.csv")).expect("csv");
         let lines: Vec<&str> = csv.lines().collect();
-        assert_eq!(lines[0], "site,layer,head,pos,pos_label,effect,mean_metric,n_pairs");
-        assert_eq!(lines[1], "z,0,0,,,0.25,-1,2");
-        assert_eq!(lines[4], "resid_pre,0,,0,\"a,\"\"b\"\"_0\",1,2,2");
-        assert_eq!(lines[5], "resid_pre,0,,1, c_1,0.5,0,1");
+        assert_eq!(
+            lines[0],
+            "site,layer,head,pos,pos_label,effect,mean_metric,n_pairs,stderr,interval_low,interval_high"
+        );
+        assert_eq!(lines[1], "z,0,0,,,0.25,-1,2,0,0.25,0.25");
+        assert_eq!(lines[4], "resid_pre,0,,0,\"a,\"\"b\"\"_0\",1,2,2,0,1,1");
+        // One pair says nothing about the spread.
+        assert_eq!(lines[5], "resid_pre,0,,1, c_1,0.5,0,1,,,");
     }
 
     #[test]
@@ -156,8 +167,31 @@ mod files {
         assert_eq!(all["rows_computed"], 1234);
         assert_eq!((&all["mean_metric_clean"], &all["mean_metric_corrupted"]), (&json!(2.0), &json!(-2.0)));
         let axes = json!([{"name": "layer", "labels": ["0", "1"]}, {"name": "head", "labels": ["0", "1", "2"]}]);
-        let site = json!({"site": "z", "effect": "effect", "metric": "metric", "shape": [2, 3], "axes": axes});
+        let site = json!({
+            "site": "z", "effect": "effect", "metric": "metric", "stderr": "stderr", "interval": "interval",
+            "shape": [2, 3], "axes": axes,
+        });
+        let statistics = json!({
+            "stderr": "delta method", "interval": "percentile bootstrap over pairs", "draws": 1000, "level": 0.95,
+            "seed": 0,
+        });
+        assert_eq!(all["statistics"], statistics);
         assert_eq!(all["sites"], json!([site]));
+    }
+
+    #[test]
+    fn runs_of_early_versions_lack_statistics_and_are_read() {
+        let dir = written(&heads());
+        let path = dir.path().join("effects.safetensors");
+        let bytes = fs::read(&path).expect("effects");
+        let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let kept = tensors.iter().filter(|(name, _)| !["stderr", "interval"].contains(name));
+        let early = safetensors::serialize(kept, None).expect("serialized");
+        fs::write(path, early).expect("written");
+        assert!(read_error(dir.path()).0.contains("4 tensors, but run.json speaks of 6"));
+        edit_json(dir.path(), |all| drop(all.remove("statistics")));
+        let back = read(dir.path()).expect("an early run");
+        assert_eq!(bits(&back.sites[0].effect), bits(&heads().sites[0].effect));
     }
 
     #[test]
@@ -305,7 +339,7 @@ mod hostile_folders {
             second["site"] = json!("q");
             all["sites"].as_array_mut().expect("sites").push(second);
         });
-        assert!(read_error(dir.path()).0.contains("4 tensors, but run.json speaks of 6"));
+        assert!(read_error(dir.path()).0.contains("6 tensors, but run.json speaks of 10"));
     }
 
     #[test]
@@ -323,7 +357,7 @@ mod hostile_folders {
         assert!(message(|all| all["direction"] = json!("sideways")).contains("sideways"));
         assert!(message(|all| all["n_pairs"] = json!(-1)).contains("-1"));
         assert!(message(|all| all["n_pairs"] = json!(u64::MAX)).contains("metric_clean"));
-        assert!(message(|all| all["sites"] = json!([])).contains("4 tensors, but run.json speaks of 2"));
+        assert!(message(|all| all["sites"] = json!([])).contains("6 tensors, but run.json speaks of 2"));
         let unknown_axis = message(|all| all["sites"][0]["axes"][1]["name"] = json!("neuron"));
         assert!(unknown_axis.contains("axes [\"layer\", \"neuron\"]"), "{unknown_axis}");
         assert!(message(|all| all["sites"][0]["axes"] = json!([])).contains("axes []"));
@@ -372,9 +406,9 @@ mod pictures {
         let cell = |text: &str| assert!(svg.contains(text), "{text}\n{svg}");
         cell(
             "<rect x=\"40\" y=\"40\" width=\"39\" height=\"39\" fill=\"#082f6b\">\
-             <title>a1.h1: effect +0.7500, logit_diff 1.000</title></rect>",
+             <title>a1.h1: effect +0.7500 ± 0, 95 % interval +0.7500 to +0.7500, logit_diff 1.000</title></rect>",
         );
-        cell("<title>a0.h2: effect −0.5000, logit_diff −4.000</title>");
+        cell("<title>a0.h2: effect −0.5000 ± 0, 95 % interval −0.5000 to −0.5000, logit_diff −4.000</title>");
         cell("fill=\"#b4b7bb\"><title>a1.h2: no such cell</title>");
         cell(">tiny · z · denoise · logit_diff · 2 pairs</text>");
         cell(">m_clean 2.000 · m_corrupted −2.000</text>");
@@ -427,12 +461,107 @@ mod pictures {
     fn the_scale_is_symmetric_and_shared_by_the_panels() {
         let layers = || vec![Axis::numbered("layer", 2)];
         let two = run(vec![site("attn_out", layers(), &[0.1, -0.9]), site("mlp_out", layers(), &[0.3, f32::INFINITY])]);
-        assert_eq!(Heatmap::new(&two).expect("a heat map").limit, 0.9);
+        let scales = |run: &RunResult| {
+            let panels = Heatmap::new(run).expect("a heat map").panels;
+            panels.iter().map(|panel| panel.scale).collect::<Vec<_>>()
+        };
+        assert_eq!(scales(&two), [Scale::Diverging { limit: 0.9 }; 2]);
         let none = run(vec![site("mlp_out", layers(), &[0.0, NAN])]);
-        assert_eq!(Heatmap::new(&none).expect("a heat map").limit, 1.0);
+        assert_eq!(scales(&none), [Scale::Diverging { limit: 1.0 }]);
         let svg = svg(&two);
         assert!(svg.contains(">attn_out</text>") && svg.contains(">mlp_out</text>"));
         assert!(svg.contains("<title>m0: effect +0.3000"));
+    }
+
+    #[test]
+    fn each_site_can_have_a_scale_and_a_bar_of_its_own() {
+        let layers = || vec![Axis::numbered("layer", 2)];
+        let two = run(vec![site("attn_out", layers(), &[0.1, -0.9]), site("mlp_out", layers(), &[0.01, NAN])]);
+        let own = Options { scale: ScaleBy::Site, ..Options::default() };
+        let heatmap = Heatmap::with(&two, &own).expect("a heat map");
+        let scales: Vec<Scale> = heatmap.panels.iter().map(|panel| panel.scale).collect();
+        assert_eq!(scales, [Scale::Diverging { limit: 0.9 }, Scale::Diverging { limit: 0.01 }]);
+        let svg = heatmap.to_svg();
+        assert_eq!(svg.matches("<linearGradient").count(), 2);
+        assert_eq!(svg.matches(">no such cell</text>").count(), 1, "only the second has such a cell");
+        assert!(svg.contains("#082f6b\"><title>m0: "), "the largest of its own panel");
+        let one = Options { scale: ScaleBy::Site, sites: vec!["mlp_out".into()], ..Options::default() };
+        assert_eq!(Heatmap::with(&two, &one).expect("a heat map").panels.len(), 1);
+    }
+
+    #[test]
+    fn columns_decide_how_panels_wrap() {
+        let layers = || vec![Axis::numbered("layer", 4)];
+        let names = ["resid_pre", "resid_mid", "attn_out", "mlp_out"];
+        let four = run(names.iter().map(|name| site(name, layers(), &[0.1, 0.2, 0.3, 0.4])).collect());
+        let heading = |columns: Option<usize>| -> Vec<(String, String)> {
+            let svg = Heatmap::with(&four, &Options { columns, ..Options::default() }).expect("a heat map").to_svg();
+            let document = resvg::usvg::roxmltree::Document::parse(&svg).expect("XML");
+            let headings = document.descendants().filter(|n| n.attribute("font-size") == Some("13"));
+            let place = |n: resvg::usvg::roxmltree::Node| ["x", "y"].map(|a| n.attribute(a).unwrap_or("").to_owned());
+            headings.map(|n| place(n).into()).collect()
+        };
+        let distinct = |values: Vec<String>| std::collections::BTreeSet::from_iter(values).len();
+        for (columns, rows) in [(1, 4), (2, 2), (3, 2), (4, 1), (9, 1)] {
+            let (x, y): (Vec<_>, Vec<_>) = heading(Some(columns)).into_iter().unzip();
+            assert_eq!((distinct(x), distinct(y)), (columns.min(4), rows), "{columns}");
+        }
+    }
+
+    #[test]
+    fn rome_has_tokens_downward_layers_across_and_one_hue() {
+        let rome = Options { style: Style::Rome, ..Options::default() };
+        let axes = vec![Axis::numbered("layer", 2), pos(&["The_0", " Space_1", " end_2"])];
+        let by_position = run(vec![site("resid_pre", axes, &[0.0, 0.1, 0.2, 0.3, 0.4, NAN])]);
+        let heatmap = Heatmap::with(&by_position, &rome).expect("a heat map");
+        let panel = &heatmap.panels[0];
+        assert_eq!((panel.x_name(), panel.y_name()), ("layer", "position"));
+        assert_eq!(panel.row_labels, ["The_0", "␣Space_1", "␣end_2"]);
+        assert_eq!(panel.col_labels, ["0", "1"]);
+        assert_eq!(panel.values[..5], [0.0, 0.3, 0.1, 0.4, 0.2]);
+        assert_eq!(
+            (panel.cell_name(1, 1), panel.cell_name(2, 0)),
+            ("resid_pre1@␣Space_1".into(), "resid_pre0@␣end_2".into())
+        );
+        assert_eq!(panel.scale, Scale::Sequential { low: 0.0, high: 0.4 });
+        assert_eq!(panel.scale.color(0.4), color::sequential(color::STEPS - 1));
+        assert!(heatmap.to_svg().contains("<title>resid_pre1@␣Space_1: effect +0.4000"));
+
+        // Heads are columns under their layer.
+        let axes = vec![Axis::numbered("layer", 2), pos(&["a_0", "b_1"]), Axis::numbered("head", 2)];
+        let heads = run(vec![site("q", axes, &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])]);
+        let panel = &Heatmap::with(&heads, &rome).expect("a heat map").panels[0];
+        assert_eq!(panel.col_labels, ["L0H0", "L0H1", "L1H0", "L1H1"]);
+        assert_eq!(panel.values, [0.0, 0.1, 0.4, 0.5, 0.2, 0.3, 0.6, 0.7]);
+        assert_eq!(panel.cell_name(1, 2), "a1.h0<q>@b_1");
+    }
+
+    #[test]
+    fn rome_needs_positions() {
+        let rome = |sites: &[&str]| Options {
+            style: Style::Rome,
+            sites: sites.iter().map(|s| s.to_string()).collect(),
+            ..Options::default()
+        };
+        let refused = |run: &RunResult, options: &Options| {
+            let error = Heatmap::with(run, options).expect_err("no positions");
+            assert_eq!(error.exit_code(), 2);
+            error.to_string()
+        };
+        let message = refused(&heads(), &rome(&[]));
+        assert!(
+            message.contains("style rome needs positions") && message.contains("(z)") && message.contains("--by pos"),
+            "{message}"
+        );
+        // Of a run with both kinds of site, those with positions are drawn, and the picture says so.
+        let mut both = heads();
+        both.sites.push(site("resid_pre", vec![Axis::numbered("layer", 1), pos(&["a_0"])], &[0.5]));
+        let heatmap = Heatmap::with(&both, &rome(&[])).expect("a heat map");
+        assert_eq!(heatmap.panels.len(), 1);
+        assert!(heatmap.to_svg().contains(">not shown, for want of positions: z</text>"));
+        assert!(refused(&both, &rome(&["z"])).contains("which site z of this run has not"));
+        assert!(refused(&both, &rome(&["k"])).contains("no site k; it has z, resid_pre"));
+        assert!(refused(&both, &rome(&["resid_pre", "resid_pre"])).contains("resid_pre is named twice"));
     }
 
     #[test]
@@ -448,7 +577,7 @@ mod pictures {
         assert!(text.contains("<title>a1.h1: m − m_corrupted +3.000, logit_diff 1.000</title>"));
         run.direction = Direction::Noise;
         let noise = Heatmap::new(&run).expect("a heat map");
-        assert_eq!((noise.quantity, noise.panels[0].values[4]), ("m − m_clean", -1.0));
+        assert_eq!((noise.quantity.as_str(), noise.panels[0].values[4]), ("m − m_clean", -1.0));
     }
 
     #[test]
@@ -517,6 +646,140 @@ mod pictures {
             assert!(error.to_string().contains("must end in .svg, .png or .html"), "{error}");
             assert_eq!(error.exit_code(), 2);
         }
+    }
+}
+
+mod differences {
+    use super::*;
+    use patchwave::export::compare;
+
+    /// z by head over four pairs; `shift` moves every patched run of head (1, 1).
+    fn noisy(shift: f32) -> RunResult {
+        let mut run = heads();
+        run.metric_clean = vec![2.0, 3.0, 2.5, 1.5];
+        run.metric_corrupted = vec![-2.0, -1.0, -3.0, -2.0];
+        let metric = |cell: usize, pair: usize| match cell {
+            5 => NAN,
+            4 => 1.0 + pair as f32 / 4.0 + shift,
+            cell => run.metric_corrupted[pair] + cell as f32 * 0.1 * (1.0 + pair as f32),
+        };
+        let metric: Vec<f32> = (0..24).map(|i| metric(i / 4, i % 4)).collect();
+        let effects =
+            patchwave::sweep::effect::effects(&metric, &run.metric_clean, &run.metric_corrupted, run.direction, 0.0);
+        run.sites[0].effect = effects.effect;
+        run.sites[0].metric = metric;
+        run.meta.insert("prompts".into(), json!({"sha256": "abc", "pairs_dropped": 0}));
+        run.meta.insert("plan".into(), json!({"model_sha256": "1", "prompts_sha256": "abc", "layers": null}));
+        run
+    }
+
+    fn refused(first: &RunResult, second: &RunResult) -> String {
+        let error = compare(first, second).err().expect("different plans");
+        assert_eq!(error.exit_code(), 2);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_run_does_not_differ_from_itself() {
+        let run = noisy(0.0);
+        let diff = compare(&run, &run).expect("comparable");
+        let site = &diff.sites[0];
+        assert!(diff.paired && diff.other.is_empty());
+        assert_eq!(site.cells, 5);
+        assert_eq!(site.difference[..5], [0.0; 5]);
+        assert!(site.difference[5].is_nan());
+        assert!((site.pearson - 1.0).abs() < 1e-12 && (site.spearman - 1.0).abs() < 1e-12);
+        assert!(diff.table(10).ends_with("\nNo effect differs.\n"), "{}", diff.table(10));
+    }
+
+    #[test]
+    fn what_changed_is_listed_with_its_interval() {
+        let (first, second) = (noisy(0.0), noisy(0.8));
+        let diff = compare(&first, &second).expect("comparable");
+        // Each pair moves by 0.8, the mean span is 4.25.
+        assert!((diff.sites[0].difference[4] - 0.8 / 4.25).abs() < 1e-6);
+        let (low, high) = (diff.sites[0].spread.low[4], diff.sites[0].spread.high[4]);
+        assert!(low < 0.8 / 4.25 && 0.8 / 4.25 < high && high - low < 0.1, "{low} {high}");
+        let table = diff.table(3);
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines[0], "site  cells  pearson  spearman  mean |difference|");
+        assert!(lines[1].starts_with("z         5  "), "{table}");
+        assert_eq!(
+            lines[3].split_whitespace().collect::<Vec<_>>(),
+            ["node", "first", "second", "difference", "95", "%", "interval"]
+        );
+        assert!(lines[4].starts_with("a1.h1  "), "{table}");
+        assert_eq!(lines.len(), 5, "one cell differs: {table}");
+        let mut csv = Vec::new();
+        diff.write_csv(&mut csv).expect("written");
+        let csv = String::from_utf8(csv).expect("text");
+        assert_eq!(
+            csv.lines().next(),
+            Some("site,layer,head,first,second,difference,stderr,interval_low,interval_high")
+        );
+        assert_eq!(csv.lines().nth(6), Some("z,1,2,,,,,,"));
+    }
+
+    #[test]
+    fn other_pairs_are_resampled_on_their_own() {
+        let (first, mut second) = (noisy(0.0), noisy(0.0));
+        second.meta.insert("prompts".into(), json!({"sha256": "def", "pairs_dropped": 0}));
+        second.meta.insert("plan".into(), json!({"model_sha256": "1", "prompts_sha256": "def", "layers": "0-1"}));
+        let diff = compare(&first, &second).expect("comparable");
+        assert!(!diff.paired);
+        assert_eq!(diff.other, ["prompts", "layers (default, 0-1)"]);
+        assert!(diff.sites[0].spread.high[4] > 0.0, "equal effects, but not known to be equal");
+        // Dropped pairs may be others in each run.
+        let mut dropped = noisy(0.0);
+        dropped.meta.insert("prompts".into(), json!({"sha256": "abc", "pairs_dropped": 1}));
+        assert!(!compare(&first, &dropped).expect("comparable").paired);
+    }
+
+    #[test]
+    fn runs_of_different_plans_are_refused_and_say_how_they_differ() {
+        let run = noisy(0.0);
+        let mut more = run.clone();
+        more.sites.push(site("mlp_out", vec![Axis::numbered("layer", 2)], &[0.5, 0.0]));
+        more.sites[1].metric = vec![0.0; 8];
+        assert!(refused(&run, &more).contains("sites: z in the first run, z, mlp_out in the second"));
+        let mut renamed = run.clone();
+        renamed.sites[0].site = "q".into();
+        assert!(refused(&run, &renamed).contains("sites: z in the first run, q in the second"));
+        let mut noise = run.clone();
+        noise.direction = Direction::Noise;
+        assert!(refused(&run, &noise).contains("direction: denoise in the first run, noise in the second"));
+        let mut by_position = run.clone();
+        by_position.sites[0].axes[1] = pos(&["a_0", "b_1", "c_2"]);
+        assert!(
+            refused(&run, &by_position)
+                .contains("site z, axes: [layer, head] in the first run, [layer, pos] in the second")
+        );
+        let mut other_tokens = by_position.clone();
+        other_tokens.sites[0].axes[1].labels[2] = " d_2".into();
+        let message = refused(&by_position, &other_tokens);
+        assert!(message.contains("site z, axis pos, entry 2: c_2 in the first run, ␣d_2 in the second"), "{message}");
+        let mut larger = run.clone();
+        larger.sites[0].axes[0] = Axis::numbered("layer", 3);
+        larger.sites[0].effect.extend([0.0; 3]);
+        larger.sites[0].metric.extend([0.0; 12]);
+        assert!(refused(&run, &larger).contains("site z, axis layer: 2 entries in the first run, 3 in the second"));
+        let mut undefined = run.clone();
+        undefined.effect_defined = false;
+        assert!(refused(&run, &undefined).contains("effects of the second run are undefined"));
+    }
+
+    #[test]
+    fn the_picture_shows_the_difference_and_both_effects() {
+        let (first, second) = (noisy(0.0), noisy(0.8));
+        let diff = compare(&first, &second).expect("comparable");
+        let heatmap = diff.heatmap(("a", "b<&>"), &Options::default()).expect("a heat map");
+        let svg = heatmap.to_svg();
+        assert!(svg.contains(">b&lt;&amp;&gt; − a · z · difference of effects</text>"), "{svg}");
+        assert!(svg.contains("fill=\"#082f6b\"><title>a1.h1: difference +0.1882 ± "), "{svg}");
+        assert!(svg.contains(", first 0.") && svg.contains(", second 0."));
+        assert!(svg.contains("<title>a1.h2: no such cell</title>"));
+        let html = heatmap.to_html();
+        assert!(html.contains("\"details\":[\"first\",\"second\"]"));
     }
 }
 

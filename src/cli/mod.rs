@@ -2,6 +2,7 @@
 
 mod args;
 mod device;
+mod diff;
 mod heatmap;
 mod inspect;
 mod model;
@@ -20,6 +21,7 @@ Examples:
   patchwave sweep --model M --prompts P --sites resid_pre,attn_out,mlp_out --by pos
   patchwave sweep --model M --prompts P --sites z,q,k,v,pattern --by head,pos --direction noise
   patchwave heatmap runs/demo-z-1 --output picture.html
+  patchwave diff runs/a runs/b                        what changed, and is it more than chance?
   patchwave inspect --model M                         what can be patched, with shapes
 
 M is a folder in Hugging Face layout or a .gguf file. P is JSONL, one pair a line:
@@ -41,6 +43,8 @@ enum Command {
     Sweep(Box<sweep::Args>),
     /// Draw a finished run as SVG, PNG or HTML
     Heatmap(heatmap::Args),
+    /// Compare two runs cell by cell: differences with intervals, correlations, a picture
+    Diff(diff::Args),
     /// Show what a model is made of, its patch points with shapes, and the memory that a sweep takes
     Inspect(inspect::Args),
 }
@@ -67,6 +71,7 @@ pub fn main() -> ExitCode {
     let done = std::panic::catch_unwind(|| match cli.command {
         Command::Sweep(args) => sweep::run(*args),
         Command::Heatmap(args) => heatmap::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Inspect(args) => inspect::run(args),
     });
     match done {

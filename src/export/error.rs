@@ -31,6 +31,11 @@ pub enum ExportError {
     /// A [`RunResult`](super::RunResult) whose parts do not fit together.
     #[error("run result: {0}")]
     Inconsistent(String),
+    /// Two runs that cannot be compared cell by cell.
+    #[error("the runs differ in {0}; diff needs the same sites, axes and direction")]
+    OtherCells(String),
+    #[error("effects of the {which} run are undefined: its clean and corrupted metrics are within the noise floor")]
+    Undefined { which: &'static str },
     #[error("{path}: unknown picture format; the name must end in .svg, .png or .html")]
     UnknownFormat { path: PathBuf },
     #[error("heat map: {0}")]

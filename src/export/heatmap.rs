@@ -6,14 +6,23 @@
 pub mod color;
 mod geometry;
 mod html;
+#[cfg(test)]
+mod legible;
+mod panel;
 mod png;
+mod scale;
 mod svg;
+
+pub use panel::{Layout, Panel};
+pub use scale::Scale;
 
 use std::path::Path;
 
 use super::error::ExportError;
-use super::node::{NodePattern, visible, visible_token};
-use super::run::{Axis, RunResult, SiteEffects};
+use super::node::visible;
+use super::run::{CellMetric, RunResult, SiteEffects};
+use crate::sweep::statistics::{Bootstrap, Spread};
+pub(super) use panel::PanelCells;
 
 /// The picture formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,18 +45,84 @@ impl Format {
     }
 }
 
+/// How rows, columns and colours are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Style {
+    /// Layers downward, heads or positions across; red-white-blue around zero
+    #[default]
+    Default,
+    /// Tokens downward, layers across; light to dark. The causal traces of Meng et al. 2022 (ROME), figure 1
+    Rome,
+}
+
+/// Which panels share a colour scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum ScaleBy {
+    /// One scale for all sites, so that colours can be compared
+    #[default]
+    Run,
+    /// Each site its own, so that weak sites can be read
+    Site,
+}
+
+/// What may be chosen about a picture.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    pub style: Style,
+    pub scale: ScaleBy,
+    /// The sites to draw, in this order; all if empty.
+    pub sites: Vec<String>,
+    /// Panels side by side; as many as suit a screen if not given.
+    pub columns: Option<usize>,
+}
+
+impl Options {
+    /// Positions go downward.
+    pub(super) fn is_transposed(&self) -> bool {
+        self.style == Style::Rome
+    }
+
+    /// The places of the sites to draw.
+    pub(super) fn chosen(&self, sites: &[&SiteEffects]) -> Result<Vec<usize>, ExportError> {
+        let fail = |reason: String| Err(ExportError::Render(reason));
+        let names = || sites.iter().map(|site| visible(&site.site)).collect::<Vec<_>>().join(", ");
+        let mut chosen = Vec::new();
+        for name in &self.sites {
+            match sites.iter().position(|site| site.site == *name) {
+                Some(at) if chosen.contains(&at) => return fail(format!("site {} is named twice", visible(name))),
+                Some(at) => chosen.push(at),
+                None => return fail(format!("this run has no site {}; it has {}", visible(name), names())),
+            }
+        }
+        let by_position = |at: &usize| sites[*at].axis("pos").is_some();
+        if self.style == Style::Rome {
+            if let Some(at) = chosen.iter().find(|at| !by_position(at)) {
+                let site = visible(&sites[*at].site);
+                return fail(format!("style rome needs positions, which site {site} of this run has not"));
+            }
+            if chosen.is_empty() {
+                chosen = (0..sites.len()).filter(by_position).collect();
+            }
+            if chosen.is_empty() {
+                return fail(format!(
+                    "style rome needs positions, and no site of this run ({}) is cut by position; sweep with --by pos",
+                    names()
+                ));
+            }
+        } else if chosen.is_empty() {
+            chosen = (0..sites.len()).collect();
+        }
+        Ok(chosen)
+    }
+}
+
 /// Draws `run`; the same run gives the same bytes.
 ///
 /// # Errors
 /// [`ExportError::Inconsistent`] when the result's parts do not fit, [`ExportError::Render`] when the picture is too
 /// large for a PNG.
 pub fn render(run: &RunResult, format: Format) -> Result<Vec<u8>, ExportError> {
-    let heatmap = Heatmap::new(run)?;
-    match format {
-        Format::Svg => Ok(heatmap.to_svg().into_bytes()),
-        Format::Png => heatmap.to_png(),
-        Format::Html => Ok(heatmap.to_html().into_bytes()),
-    }
+    Heatmap::new(run)?.render(format)
 }
 
 /// Between the parts of a title, which may wrap there.
@@ -61,39 +136,16 @@ pub struct Heatmap {
     /// Mean metrics of the two runs, and what the numbers are when they are not effects.
     pub notes: Vec<String>,
     /// What the colours show: `effect`, or `m − m_base` where effects are undefined.
-    pub quantity: &'static str,
-    /// Name of the metric, for hovering.
-    pub metric: String,
-    /// The colour scale ends at ±`limit`: the largest finite |value|, 1 if all are zero.
-    pub limit: f32,
+    pub quantity: String,
+    /// What else hovering tells: the names of [`Panel::details`].
+    pub details: Vec<String>,
+    /// What the interval is called: `95 % interval`.
+    pub interval: String,
+    /// All panels have one scale, and there is one bar for it.
+    pub shared_scale: bool,
+    /// Panels side by side.
+    pub columns: Option<usize>,
     pub panels: Vec<Panel>,
-}
-
-/// What a panel's rows and columns are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// One column, a row per layer.
-    Layer,
-    /// Rows are layers, columns heads.
-    LayerHead,
-    /// Rows are layers, columns positions.
-    LayerPos,
-    /// Rows are heads in layer order (`L9H6`), columns positions.
-    LayerPosHead { n_heads: usize },
-}
-
-/// One site's heat map.
-#[derive(Debug, Clone)]
-pub struct Panel {
-    pub site: String,
-    pub layout: Layout,
-    /// `[rows, cols]` row-major; NaN where there is no such cell.
-    pub values: Vec<f32>,
-    /// `[rows, cols]`: mean metric over the pairs.
-    pub metrics: Vec<f32>,
-    pub row_labels: Vec<String>,
-    pub col_labels: Vec<String>,
-    node: NodePattern,
 }
 
 impl Heatmap {
@@ -102,125 +154,134 @@ impl Heatmap {
     /// # Errors
     /// [`ExportError::Inconsistent`] when the result's parts do not fit.
     pub fn new(run: &RunResult) -> Result<Self, ExportError> {
+        Heatmap::with(run, &Options::default())
+    }
+
+    /// The picture of a run as the options ask for it.
+    ///
+    /// # Errors
+    /// [`ExportError::Inconsistent`] when the result's parts do not fit, [`ExportError::Render`] when it has not what
+    /// the options ask for.
+    pub fn with(run: &RunResult, options: &Options) -> Result<Self, ExportError> {
+        Heatmap::with_spreads(run, &run.spreads(&Bootstrap::default())?, options)
+    }
+
+    /// As [`with`](Heatmap::with), with the spreads of the run's sites.
+    pub(super) fn with_spreads(run: &RunResult, spreads: &[Spread], options: &Options) -> Result<Self, ExportError> {
         run.check()?;
-        let panels: Vec<Panel> = run.sites.iter().map(|site| Panel::new(run, site)).collect();
-        let values = panels.iter().flat_map(|panel| &panel.values);
-        let largest = values.filter(|v| v.is_finite()).fold(0.0_f32, |max, v| max.max(v.abs()));
-        let limit = if largest > 0.0 { largest } else { 1.0 };
-        Ok(Heatmap {
-            title: title(run),
-            notes: notes(run),
-            quantity: match (run.effect_defined, run.direction.base()) {
-                (true, _) => "effect",
-                (false, "clean") => "m − m_clean",
-                (false, _) => "m − m_corrupted",
-            },
-            metric: visible(run.meta_text("metric").unwrap_or("metric")),
-            limit,
-            panels,
-        })
+        let mut title_sites = Vec::new();
+        let mut panels = Vec::new();
+        let mut notes = notes(run);
+        let sites: Vec<&SiteEffects> = run.sites.iter().collect();
+        for index in options.chosen(&sites)? {
+            let site = &run.sites[index];
+            let means: Vec<CellMetric> = (0..site.effect.len()).map(|cell| run.cell_metric(site, cell)).collect();
+            let changes: Vec<f32> = means.iter().map(|m| m.mean_change).collect();
+            let metrics: Vec<f32> = means.iter().map(|m| m.mean).collect();
+            title_sites.push(site.site.as_str());
+            panels.push(
+                PanelCells {
+                    site: &site.site,
+                    axes: &site.axes,
+                    values: if run.effect_defined { &site.effect } else { &changes },
+                    details: vec![&metrics],
+                    spread: &spreads[index],
+                    transposed: options.is_transposed(),
+                }
+                .panel(),
+            );
+        }
+        let left_out = run.sites.iter().map(|site| site.site.as_str()).filter(|site| !title_sites.contains(site));
+        let left_out = left_out.map(visible).collect::<Vec<_>>().join(", ");
+        if options.sites.is_empty() && !left_out.is_empty() {
+            notes.push(format!("not shown, for want of positions: {left_out}"));
+        }
+        let quantity = match (run.effect_defined, run.direction.base()) {
+            (true, _) => "effect",
+            (false, "clean") => "m − m_clean",
+            (false, _) => "m − m_corrupted",
+        };
+        let title = title(run, &title_sites);
+        let details = vec![visible(run.meta_text("metric").unwrap_or("metric"))];
+        Ok(Heatmap::of_panels((title, notes), quantity, details, panels, options, options.style))
+    }
+
+    /// The picture of differences, which are red and blue in every style.
+    pub(super) fn of_differences(
+        title: String,
+        notes: Vec<String>,
+        details: Vec<String>,
+        panels: Vec<Panel>,
+        options: &Options,
+    ) -> Self {
+        Heatmap::of_panels((title, notes), "difference", details, panels, options, Style::Default)
+    }
+
+    /// Gives the panels their scales.
+    fn of_panels(
+        (title, notes): (String, Vec<String>),
+        quantity: &str,
+        details: Vec<String>,
+        mut panels: Vec<Panel>,
+        options: &Options,
+        colors: Style,
+    ) -> Self {
+        let shared_scale = options.scale == ScaleBy::Run || panels.len() < 2;
+        let of = |panels: &[Panel]| Scale::of(colors, panels.iter().flat_map(|panel| &panel.values).copied());
+        let all = of(&panels);
+        for panel in &mut panels {
+            panel.scale = if shared_scale { all } else { of(std::slice::from_ref(panel)) };
+        }
+        let interval = format!("{} % interval", (Bootstrap::default().level * 100.0).round());
+        let columns = options.columns;
+        Heatmap { title, notes, quantity: quantity.to_owned(), details, interval, shared_scale, columns, panels }
+    }
+
+    /// The picture in the given format.
+    ///
+    /// # Errors
+    /// [`ExportError::Render`] when it is too large for a PNG.
+    pub fn render(&self, format: Format) -> Result<Vec<u8>, ExportError> {
+        match format {
+            Format::Svg => Ok(self.to_svg().into_bytes()),
+            Format::Png => self.to_png(),
+            Format::Html => Ok(self.to_html().into_bytes()),
+        }
     }
 
     /// Whether any cell does not exist.
     pub fn has_missing(&self) -> bool {
-        self.panels.iter().any(|panel| panel.values.iter().any(|v| v.is_nan()))
+        self.panels.iter().any(Panel::has_missing)
     }
 
     fn cells(&self) -> usize {
         self.panels.iter().map(|panel| panel.values.len()).sum()
     }
-}
 
-impl Panel {
-    fn new(run: &RunResult, site: &SiteEffects) -> Self {
-        let shape = site.shape();
-        let labels = |axis: usize| site.axes[axis].labels.iter().map(|l| visible(l)).collect::<Vec<_>>();
-        let tokens = |axis: &Axis| axis.labels.iter().map(|l| visible_token(l)).collect::<Vec<_>>();
-        let names: Vec<&str> = site.axes.iter().map(|axis| axis.name.as_str()).collect();
-        let (layout, row_labels, col_labels) = match names[..] {
-            [_, "head"] => (Layout::LayerHead, labels(0), labels(1)),
-            [_, "pos"] => (Layout::LayerPos, labels(0), tokens(&site.axes[1])),
-            [_, "pos", "head"] => {
-                let heads = labels(2);
-                let rows = labels(0).iter().flat_map(|l| heads.iter().map(move |h| format!("L{l}H{h}"))).collect();
-                (Layout::LayerPosHead { n_heads: shape[2] }, rows, tokens(&site.axes[1]))
-            }
-            _ => (Layout::Layer, labels(0), vec![String::new()]),
-        };
-        let (rows, cols) = (row_labels.len(), col_labels.len());
-        let mut panel = Panel {
-            site: visible(&site.site),
-            layout,
-            values: Vec::with_capacity(rows * cols),
-            metrics: Vec::with_capacity(rows * cols),
-            row_labels,
-            col_labels,
-            node: NodePattern::new(&site.site, names.contains(&"head")),
-        };
-        for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
-            let cell = match layout {
-                // [layer, pos, head] is drawn as [layer · head, pos].
-                Layout::LayerPosHead { n_heads } => ((row / n_heads) * cols + col) * n_heads + row % n_heads,
-                _ => row * cols + col,
-            };
-            let metric = run.cell_metric(site, cell);
-            panel.values.push(if run.effect_defined { site.effect[cell] } else { metric.mean_change });
-            panel.metrics.push(metric.mean);
+    /// What hovering over a cell says after its name, in parts: the value, its standard error and interval, the rest.
+    fn cell_texts(&self, panel: &Panel, cell: usize) -> Vec<String> {
+        let value = panel.values[cell];
+        if value.is_nan() && panel.details.iter().all(|values| values[cell].is_nan()) {
+            return vec!["no such cell".into()];
         }
-        panel
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.row_labels.len()
-    }
-
-    /// Number of columns.
-    pub fn cols(&self) -> usize {
-        self.col_labels.len()
-    }
-
-    /// What the rows are: `layer`, or `head` where each row is one.
-    pub fn y_name(&self) -> &'static str {
-        if self.rows_per_layer() > 1 { "layer and head" } else { "layer" }
-    }
-
-    /// What the columns are; empty for a single column.
-    pub fn x_name(&self) -> &'static str {
-        match self.layout {
-            Layout::Layer => "",
-            Layout::LayerHead => "head",
-            Layout::LayerPos | Layout::LayerPosHead { .. } => "position",
+        let mut texts = vec![format!("{} {}", self.quantity, signed(value))];
+        if !panel.stderr[cell].is_nan() {
+            let [stderr, low, high] = [readable(panel.stderr[cell]), signed(panel.low[cell]), signed(panel.high[cell])];
+            texts[0].push_str(&format!(" ± {stderr}"));
+            texts.push(format!("{} {low} to {high}", self.interval));
         }
-    }
-
-    /// 1, or the number of heads where each head has a row.
-    pub fn rows_per_layer(&self) -> usize {
-        match self.layout {
-            Layout::LayerPosHead { n_heads } => n_heads,
-            _ => 1,
-        }
-    }
-
-    /// The node of a cell, such as `a9.h6@␣Mary_10`.
-    pub fn cell_name(&self, row: usize, col: usize) -> String {
-        let (layer, head, pos) = match self.layout {
-            Layout::Layer => (row, None, None),
-            Layout::LayerHead => (row, Some(col), None),
-            Layout::LayerPos => (row, None, Some(col)),
-            Layout::LayerPosHead { n_heads } => (row / n_heads, Some(row % n_heads), Some(col)),
-        };
-        self.node.name(layer, head, pos.map(|pos| self.col_labels[pos].as_str()))
+        texts.extend(self.details.iter().zip(&panel.details).map(|(name, v)| format!("{name} {}", readable(v[cell]))));
+        texts
     }
 }
 
-fn title(run: &RunResult) -> String {
+fn title(run: &RunResult, sites: &[&str]) -> String {
     // A folder's path says less than its last name; a hub id is short enough to stay whole.
     let model = run.meta_text("model").map(|model| match model {
         hub if hub.matches('/').count() <= 1 && !hub.starts_with(['/', '.']) => hub,
         path => path.trim_end_matches('/').rsplit('/').next().unwrap_or(path),
     });
-    let sites = run.sites.iter().map(|site| site.site.as_str()).collect::<Vec<_>>().join(", ");
+    let sites = sites.join(", ");
     let patch = run.meta_text("patch").filter(|patch| *patch != "source");
     let pairs = match run.n_pairs() {
         1 => "1 pair".to_owned(),

@@ -4,6 +4,8 @@
 //! browser can open, [`run::read()`] takes such a folder back, [`heatmap::render`] draws it and [`top_cells`] lists its
 //! strongest cells.
 
+mod cells_csv;
+pub mod diff;
 pub mod error;
 pub mod folder;
 mod font;
@@ -13,8 +15,9 @@ pub mod node;
 pub mod run;
 pub mod table;
 
+pub use diff::{Diff, compare};
 pub use error::ExportError;
-pub use heatmap::{Format, Heatmap};
+pub use heatmap::{Format, Heatmap, Options, ScaleBy, Style};
 pub use node::node_name;
 pub use run::{Axis, Direction, RunResult, SiteEffects, Written};
 pub use table::top_cells;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::error::ExportError;
+use crate::sweep::statistics::{self, Bootstrap, Sample, Spread};
 
 /// Version of the run folder's format, in `run.json` as `format_version`.
 pub const FORMAT_VERSION: u64 = 1;
@@ -26,8 +27,16 @@ pub const HEATMAP_FILE: &str = "heatmap.svg";
 pub const PARTIAL_SUFFIX: &str = ".partial";
 
 /// The keys of `run.json` that come from the result itself; [`RunResult::meta`] must not have them.
-pub const DERIVED_KEYS: [&str; 7] =
-    ["format_version", "direction", "effect_defined", "n_pairs", "mean_metric_clean", "mean_metric_corrupted", "sites"];
+pub const DERIVED_KEYS: [&str; 8] = [
+    "format_version",
+    "direction",
+    "effect_defined",
+    "n_pairs",
+    "mean_metric_clean",
+    "mean_metric_corrupted",
+    "statistics",
+    "sites",
+];
 
 /// One axis of a site's effects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +121,31 @@ impl RunResult {
         }
     }
 
+    /// The metrics of one site's cells with those of the unpatched runs.
+    pub(super) fn sample<'a>(&'a self, site: &'a SiteEffects) -> Sample<'a> {
+        let (clean, corrupted) = (&self.metric_clean, &self.metric_corrupted);
+        Sample { metric: &site.metric, clean, corrupted, direction: self.direction }
+    }
+
+    /// Standard errors and intervals of the effects, site by site; NaN where the effect is, and where fewer than two
+    /// pairs have the cell.
+    ///
+    /// # Errors
+    /// [`ExportError::Inconsistent`] when the result's parts do not fit.
+    pub fn spreads(&self, bootstrap: &Bootstrap) -> Result<Vec<Spread>, ExportError> {
+        self.check()?;
+        let spread = |site: &SiteEffects| {
+            if !self.effect_defined {
+                let none = vec![f32::NAN; site.effect.len()];
+                return Spread { stderr: none.clone(), low: none.clone(), high: none };
+            }
+            let mut spread = statistics::spread(&self.sample(site), bootstrap);
+            spread.mask(|cell| !site.effect[cell].is_nan());
+            spread
+        };
+        Ok(self.sites.iter().map(spread).collect())
+    }
+
     /// A word from `meta`: `meta[key]`, or `meta[key]["name"]` where that is an object.
     pub(super) fn meta_text(&self, key: &str) -> Option<&str> {
         let value = self.meta.get(key)?;
@@ -190,7 +224,23 @@ fn check_axes(axes: &[Axis]) -> Result<(), String> {
     }
 }
 
-/// The tensor names of a site: `effect` and `metric`, or `effect.<site>` and `metric.<site>` when there are several.
-fn tensor_names(site: &str, n_sites: usize) -> (String, String) {
-    if n_sites == 1 { ("effect".into(), "metric".into()) } else { (format!("effect.{site}"), format!("metric.{site}")) }
+/// The names of a site's tensors.
+struct TensorNames {
+    effect: String,
+    metric: String,
+    stderr: String,
+    interval: String,
+}
+
+impl TensorNames {
+    /// `effect`, … or `effect.<site>`, … when there are several sites.
+    fn new(site: &str, n_sites: usize) -> Self {
+        let name = |kind: &str| if n_sites == 1 { kind.to_owned() } else { format!("{kind}.{site}") };
+        TensorNames {
+            effect: name("effect"),
+            metric: name("metric"),
+            stderr: name("stderr"),
+            interval: name("interval"),
+        }
+    }
 }

@@ -46,7 +46,7 @@ pub fn top_cells(run: &RunResult, n: usize) -> String {
         return out;
     }
     let shown = &rows[..n.min(rows.len())];
-    let names: Vec<String> = shown.iter().map(|row| name(row)).collect();
+    let names: Vec<String> = shown.iter().map(|row| cell_name(row.site, row.cell)).collect();
     let values: Vec<String> = shown.iter().map(|row| signed(row.value)).collect();
     let sites: Vec<String> = shown.iter().map(|row| visible(&row.site.site)).collect();
     let several = run.sites.len() > 1;
@@ -77,14 +77,15 @@ pub fn top_cells(run: &RunResult, n: usize) -> String {
     out
 }
 
-fn name(row: &Row) -> String {
-    let index = row.site.index(row.cell);
-    let place = |axis: &str| row.site.axis(axis).map(|a| index[a]);
-    let pos = row.site.axis("pos").map(|a| row.site.axes[a].labels[index[a]].as_str());
-    node_name(&row.site.site, index[0], place("head"), pos)
+/// The node that a cell patches.
+pub(super) fn cell_name(site: &SiteEffects, cell: usize) -> String {
+    let index = site.index(cell);
+    let place = |axis: &str| site.axis(axis).map(|a| index[a]);
+    let pos = site.axis("pos").map(|a| site.axes[a].labels[index[a]].as_str());
+    node_name(&site.site, index[0], place("head"), pos)
 }
 
-fn signed(value: f32) -> String {
+pub(super) fn signed(value: f32) -> String {
     let exponent = value != 0.0 && !(1e-4..1e6).contains(&value.abs());
     if exponent { format!("{value:+.3e}") } else { format!("{value:+.4}") }
 }

@@ -10,6 +10,7 @@ pub mod metric;
 mod plan;
 mod reference;
 pub mod select;
+pub mod statistics;
 mod wave;
 
 pub use cells::{By, Cell, Column, Direction, PatchKind, Selection, SiteCells};

@@ -199,6 +199,38 @@ fn heatmap_of_what_is_no_finished_run() {
 }
 
 #[test]
+fn heatmap_of_what_the_run_has_not() {
+    let scene = Scene::new("gpt2");
+    scene.sweep("").ok();
+    scene.refused("heatmap run --style rome", &["style rome needs positions", "(z)", "--by pos"]);
+    scene.refused("heatmap run --style viridis", &["viridis", "--style", "default, rome"]);
+    scene.refused("heatmap run --scale cell", &["cell", "--scale", "run, site"]);
+    scene.refused("heatmap run --sites q", &["no site q", "it has z"]);
+    scene.refused("heatmap run --sites z,z", &["z is named twice"]);
+    scene.refused("heatmap run --columns 0", &["--columns"]);
+}
+
+#[test]
+fn diff_of_what_cannot_be_compared() {
+    let scene = Scene::new("gpt2");
+    scene.sweep("").ok();
+    let sweep = |more: &str| drop(scene.run(&format!("sweep --model model --prompts pairs.jsonl {more}")).ok());
+    sweep("--output noise --direction noise");
+    sweep("--output sites --sites z,q");
+    sweep("--output by --by head,pos");
+    scene.refused("diff run noise", &["direction: denoise in the first run, noise in the second"]);
+    scene.refused("diff run sites", &["sites: z in the first run, z, q in the second"]);
+    scene.refused("diff run by", &["site z, axes: [layer, head] in the first run, [layer, pos, head] in the second"]);
+    scene.refused("diff run run --style rome", &["style rome needs positions"]);
+    scene.refused("diff run run --output picture.pdf", &["picture.pdf", ".svg, .png or .html"]);
+    scene.refused("diff run none", &["none", "no such folder"]);
+    scene.refused("diff run", &["<SECOND>"]);
+    scene.refused("diff model run", &["model", "not a run"]);
+    std::fs::remove_file(scene.path("by/effects.safetensors")).expect("it was there");
+    scene.refused("diff run by", &["by", "unfinished", "--resume"]);
+}
+
+#[test]
 fn a_name_with_line_breaks_still_makes_one_line() {
     let done: Done = Scene::new("gpt2").run_args(&["inspect", "--model", "no\nsuch\u{1b}[31mmodel"]);
     done.failed(2, &["no\\nsuch"]);

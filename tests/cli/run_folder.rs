@@ -8,16 +8,18 @@ fn same_bits(a: f32, b: f32) -> bool {
 }
 
 #[test]
-fn one_site_is_four_tensors_of_float32_and_four_files() {
+fn one_site_is_six_tensors_of_float32_and_four_files() {
     let scene = Scene::new("gpt2");
     scene.sweep("").ok();
     let mut files: Vec<_> = std::fs::read_dir(scene.path("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
     files.sort();
     assert_eq!(files, ["effects.csv", "effects.safetensors", "heatmap.svg", "run.json"]);
     let effects = scene.effects("run");
-    assert_eq!(effects.names(), ["effect", "metric", "metric_clean", "metric_corrupted"]);
+    assert_eq!(effects.names(), ["effect", "interval", "metric", "metric_clean", "metric_corrupted", "stderr"]);
     assert_eq!(effects.shape("effect"), [3, 4]);
     assert_eq!(effects.shape("metric"), [3, 4, 3]);
+    assert_eq!(effects.shape("stderr"), [3, 4]);
+    assert_eq!(effects.shape("interval"), [3, 4, 2]);
     assert_eq!(effects.shape("metric_clean"), [3]);
     assert_eq!(effects.shape("metric_corrupted"), [3]);
     assert!(effects.values("metric").iter().all(|m| m.is_finite()));
@@ -33,11 +35,17 @@ fn several_sites_have_tensors_of_their_own() {
         "effect.pattern",
         "effect.resid_pre",
         "effect.z",
+        "interval.pattern",
+        "interval.resid_pre",
+        "interval.z",
         "metric.pattern",
         "metric.resid_pre",
         "metric.z",
         "metric_clean",
         "metric_corrupted",
+        "stderr.pattern",
+        "stderr.resid_pre",
+        "stderr.z",
     ];
     assert_eq!(effects.names(), names);
     assert_eq!(effects.shape("effect.z"), [3, 4]);
@@ -151,8 +159,11 @@ fn positions_beyond_a_pair_are_nan_and_those_before_the_difference_are_the_base(
     let whole = effects.at("effect", &[0, 2]);
     assert!((whole - 1.0).abs() < 1e-5, "{whole}");
     let line = |start: &str| scene.text("run/effects.csv").lines().find(|l| l.starts_with(start)).unwrap().to_owned();
-    assert!(line("resid_pre,0,7,").ends_with(",1"), "the pairs that have the cell are counted");
-    assert!(line("resid_pre,0,4,").ends_with(",2"));
+    let fields = |start: &str| line(start).rsplit(',').map(str::to_owned).collect::<Vec<_>>();
+    let [one, two] = [fields("resid_pre,0,7,"), fields("resid_pre,0,4,")];
+    assert_eq!((one[3].as_str(), two[3].as_str()), ("1", "2"), "the pairs that have the cell are counted");
+    assert!(one[..3].iter().all(String::is_empty), "one pair has no spread");
+    assert!(two[..3].iter().all(|field| !field.is_empty()));
 }
 
 #[test]

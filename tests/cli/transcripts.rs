@@ -90,6 +90,7 @@ fn help_teaches() {
         ("help.txt", "--help"),
         ("help-sweep.txt", "sweep --help"),
         ("help-heatmap.txt", "heatmap --help"),
+        ("help-diff.txt", "diff --help"),
         ("help-inspect.txt", "inspect --help"),
     ] {
         golden(name, &scene.run(args).ok().out);
@@ -162,4 +163,45 @@ fn heatmaps_are_svg_png_and_html() {
     assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.ends_with(b"IEND\xaeB`\x82"));
     assert_eq!(scene.run("heatmap run").ok().out, "run/heatmap.html\n");
     assert_eq!(scene.text("run/heatmap.html"), scene.text("picture.html"));
+}
+
+/// Columns are as wide as their numbers are long, so only the words of a line are held.
+fn words(text: &str) -> String {
+    masked(text).lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect()
+}
+
+#[test]
+fn two_runs_are_compared() {
+    let scene = Scene::new("gpt2");
+    scene.sweep("--sites z,resid_pre").ok();
+    scene.run("sweep --model model --prompts pairs.jsonl --sites z,resid_pre --patch zero --direction denoise --output zero").ok();
+    let done = scene.run("diff run zero --csv cells.csv --top 4").ok();
+    golden("diff.txt", &words(&done.out));
+    assert_eq!(done.err, "");
+    assert!(scene.text("zero/diff-run.html").contains("\"quantity\":\"difference\""));
+    let csv = scene.text("cells.csv");
+    assert_eq!(
+        csv.lines().next(),
+        Some("site,layer,head,pos,pos_label,first,second,difference,stderr,interval_low,interval_high")
+    );
+    assert_eq!(csv.lines().count(), 1 + 3 * 4 + 3 * 6);
+    for name in ["difference.svg", "difference.png"] {
+        let done = scene.run(&format!("diff run zero --output {name} --scale site --columns 1 --sites z")).ok();
+        assert!(done.out.ends_with(&format!("\n{name}\n")), "{}", done.out);
+    }
+    golden("diff.svg", &masked(&scene.text("difference.svg")));
+    golden("diff-same.txt", &words(&scene.run("diff run run --output same.html").ok().out));
+}
+
+#[test]
+fn heatmaps_in_the_style_of_rome() {
+    let scene = Scene::new("gpt2");
+    scene.sweep("--sites z,resid_pre").ok();
+    let done = scene.run("heatmap run --style rome --output rome.svg").ok();
+    assert_eq!((done.out.as_str(), done.err.as_str()), ("rome.svg\n", ""));
+    golden("heatmap-rome.svg", &masked(&scene.text("rome.svg")));
+    scene.run("heatmap run --style rome --scale site --output rome.html").ok();
+    assert!(scene.text("rome.html").contains("\"transposed\":true"));
+    scene.run("heatmap run --style default --output plain.svg").ok();
+    assert_eq!(scene.text("plain.svg"), scene.text("run/heatmap.svg"));
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::geometry::{Figure, Place, Ticks};
+use super::geometry::{Bar, Figure, Place, Ticks};
 use super::{Heatmap, Layout, Panel, color};
 
 /// The page; the data take the place of `{{data}}`.
@@ -13,16 +13,20 @@ impl Heatmap {
     pub fn to_html(&self) -> String {
         let figure = Figure::new(self);
         let panels = self.panels.iter().zip(&figure.panels).map(|(panel, place)| panel_data(panel, place));
-        let colors: Vec<String> = (0..color::STEPS).map(|step| color::hex(color::scale(step))).collect();
+        let bar = |bar: &Bar| {
+            let colors: Vec<String> = bar.scale.colors().into_iter().map(color::hex).collect();
+            let missing = bar.missing.is_some();
+            json!({"height": bar.height, "ticks": bar.ticks, "colors": colors, "ends": bar.scale.ends(), "missing": missing})
+        };
         let data = json!({
             "title": self.title,
             "notes": self.notes,
             "quantity": self.quantity,
-            "metric": self.metric,
-            "limit": self.limit,
-            "colors": colors,
-            "missing": self.has_missing().then(|| color::hex(color::MISSING)),
-            "bar": {"height": figure.bar.height, "ticks": figure.bar.ticks},
+            "details": self.details,
+            "interval": self.interval,
+            "missing": color::hex(color::MISSING),
+            "columns": self.columns,
+            "bars": figure.bars.iter().map(bar).collect::<Value>(),
             "panels": panels.collect::<Value>(),
         });
         PAGE.replacen("{{data}}", &json_in_html(&data), 1)
@@ -36,20 +40,24 @@ fn panel_data(panel: &Panel, place: &Place) -> Value {
         Layout::LayerPos => "layer,pos",
         Layout::LayerPosHead { .. } => "layer,pos,head",
     };
+    let spread = panel.stderr.iter().any(|v| !v.is_nan());
+    let spread = spread.then(|| [&panel.stderr, &panel.low, &panel.high].map(|values| base64(values)));
     json!({
         "site": panel.site,
         "layout": layout,
+        "transposed": panel.transposed,
         "node": [panel.node.before_layer, panel.node.before_head, panel.node.suffix],
         "rows": panel.rows(),
         "cols": panel.cols(),
-        "perLayer": panel.rows_per_layer(),
+        "perLayer": panel.per_layer(),
         "cell": [place.cell_width, place.cell_height],
         "margins": place.margins,
         "x": axis(panel.x_name(), place.x_name, &place.x),
         "y": axis(panel.y_name(), place.y_name, &place.y),
-        "labels": panel.col_labels,
+        "labels": panel.positions(),
         "values": base64(&panel.values),
-        "metrics": base64(&panel.metrics),
+        "details": panel.details.iter().map(|values| base64(values)).collect::<Vec<_>>(),
+        "spread": spread,
     })
 }
 

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::color;
-use super::geometry::{BAR_WIDTH, Figure, HEADING_SIZE, MARGIN, NAME_SIZE, NOTE_SIZE, Place, TITLE_SIZE, Ticks};
-use super::{Heatmap, Panel, readable, signed};
+use super::geometry::{
+    BAR_SIZE, BAR_WIDTH, Figure, HEADING_SIZE, MARGIN, MISSING, NAME_SIZE, NOTE_SIZE, Place, TITLE_SIZE, Ticks,
+};
+use super::{Heatmap, Panel};
 use crate::export::font;
 
 /// Above this many cells a picture gives up its titles and draws all cells of one colour at once.
@@ -46,7 +48,7 @@ impl Heatmap {
         for (panel, place) in heatmap.panels.iter().zip(&figure.panels) {
             out.panel(heatmap, panel, place);
         }
-        out.bar(heatmap, &figure);
+        out.bars(heatmap, &figure);
         out.text.push_str("</svg>\n");
         out.text
     }
@@ -55,20 +57,13 @@ impl Heatmap {
     fn map_text(&self, f: fn(&str) -> String) -> Self {
         let mut heatmap = self.clone();
         heatmap.title = f(&heatmap.title);
-        heatmap.metric = f(&heatmap.metric);
+        let texts = heatmap.notes.iter_mut().chain(&mut heatmap.details);
+        texts.for_each(|text| *text = f(text));
         for panel in &mut heatmap.panels {
             panel.site = f(&panel.site);
             panel.row_labels.iter_mut().chain(&mut panel.col_labels).for_each(|label| *label = f(label));
         }
         heatmap
-    }
-
-    /// What hovering over a cell says, without its name: `effect +0.42, logit_diff 1.30`.
-    fn cell_value(&self, panel: &Panel, cell: usize) -> String {
-        match (panel.values[cell], panel.metrics[cell]) {
-            (value, metric) if value.is_nan() && metric.is_nan() => "no such cell".into(),
-            (value, metric) => format!("{} {}, {} {}", self.quantity, signed(value), self.metric, readable(metric)),
-        }
     }
 }
 
@@ -179,10 +174,15 @@ impl Svg {
         if heatmap.cells() <= MAX_TITLED_CELLS {
             self.titled_cells(heatmap, panel, place, gap);
         } else {
-            self.cells_by_color(heatmap, panel, place, gap);
+            self.cells_by_color(panel, place, gap);
         }
-        let heads = panel.rows_per_layer();
-        if heads > 1 {
+        let heads = panel.per_layer();
+        if heads > 1 && panel.transposed {
+            for col in (heads..panel.cols()).step_by(heads) {
+                let thickness = if place.cell_width >= 4.0 { 1.0 } else { 0.5 };
+                self.rule((col as f64 * place.cell_width - thickness, 0.0), (thickness, height), FRAME);
+            }
+        } else if heads > 1 {
             for row in (heads..panel.rows()).step_by(heads) {
                 let thickness = if place.cell_height >= 4.0 { 1.0 } else { 0.5 };
                 self.rule((0.0, row as f64 * place.cell_height - thickness), (width, thickness), FRAME);
@@ -199,9 +199,9 @@ impl Svg {
             let (row, col) = (cell / panel.cols(), cell % panel.cols());
             let (x, y) = (at(col as f64 * place.cell_width), at(row as f64 * place.cell_height));
             let (width, height) = (at(place.cell_width - gap), at(place.cell_height - gap));
-            let fill = color::hex(color::of(panel.values[cell], heatmap.limit));
+            let fill = color::hex(panel.scale.color(panel.values[cell]));
             let name = escape(&panel.cell_name(row, col));
-            let value = escape(&heatmap.cell_value(panel, cell));
+            let value = escape(&heatmap.cell_texts(panel, cell).join(", "));
             self.line(format_args!(
                 "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{fill}\"><title>{name}: {value}</title></rect>"
             ));
@@ -209,15 +209,15 @@ impl Svg {
     }
 
     /// One path per colour, each cell a closed box of it, neighbours of one colour joined.
-    fn cells_by_color(&mut self, heatmap: &Heatmap, panel: &Panel, place: &Place, gap: f64) {
+    fn cells_by_color(&mut self, panel: &Panel, place: &Place, gap: f64) {
         let mut paths: BTreeMap<color::Rgb, String> = BTreeMap::new();
         for (row, values) in panel.values.chunks(panel.cols()).enumerate() {
             let y = at(row as f64 * place.cell_height);
             let height = at(place.cell_height - gap);
             let mut start = 0;
             while start < values.len() {
-                let fill = color::of(values[start], heatmap.limit);
-                let same = values[start..].iter().take_while(|v| color::of(**v, heatmap.limit) == fill).count();
+                let fill = panel.scale.color(values[start]);
+                let same = values[start..].iter().take_while(|v| panel.scale.color(**v) == fill).count();
                 let run = if gap > 0.0 { 1 } else { same };
                 let (x, width) = (at(start as f64 * place.cell_width), at(run as f64 * place.cell_width - gap));
                 let _ = write!(paths.entry(fill).or_default(), "M{x} {y}h{width}v{height}h-{width}z");
@@ -256,30 +256,31 @@ impl Svg {
         self.label(middle, NAME_SIZE, (SOFT_INK, "middle"), -90, panel.y_name());
     }
 
-    fn bar(&mut self, heatmap: &Heatmap, figure: &Figure) {
-        let bar = &figure.bar;
-        self.line(format_args!("<defs><linearGradient id=\"scale\" x1=\"0\" y1=\"0\" x2=\"0\" y2=\"1\">"));
-        let stops = 16;
-        for stop in 0..=stops {
-            let fill = color::hex(color::scale((stops - stop) * (color::STEPS - 1) / stops));
-            let offset = at(stop as f64 / stops as f64 * 100.0);
-            self.line(format_args!("<stop offset=\"{offset}%\" stop-color=\"{fill}\"/>"));
-        }
-        self.line(format_args!("</linearGradient></defs>"));
-        self.rule((bar.left, bar.top), (BAR_WIDTH, bar.height), "url(#scale)");
-        self.frame((bar.left, bar.top), (BAR_WIDTH, bar.height));
-        let right = bar.left + BAR_WIDTH;
-        for (share, label) in &bar.ticks {
-            let y = bar.top + (1.0 - share) / 2.0 * bar.height;
-            self.rule((right + 1.0, y.floor()), (4.0, 1.0), FRAME);
-            self.label((right + 8.0, y + 4.0), 11.0, (INK, "start"), 0, label);
-        }
-        let name = (bar.left + bar.name, bar.top + bar.height / 2.0);
-        self.label(name, NAME_SIZE, (SOFT_INK, "middle"), -90, heatmap.quantity);
-        if let Some(top) = bar.missing {
-            self.rule((bar.left, top), (BAR_WIDTH, BAR_WIDTH), &color::hex(color::MISSING));
-            self.frame((bar.left, top), (BAR_WIDTH, BAR_WIDTH));
-            self.label((right + 6.0, top + 11.0), 11.0, (INK, "start"), 0, "no such cell");
+    fn bars(&mut self, heatmap: &Heatmap, figure: &Figure) {
+        for (i, bar) in figure.bars.iter().enumerate() {
+            self.line(format_args!("<defs><linearGradient id=\"scale{i}\" x1=\"0\" y1=\"0\" x2=\"0\" y2=\"1\">"));
+            let (stops, colors) = (16, bar.scale.colors());
+            for stop in 0..=stops {
+                let fill = color::hex(colors[(stops - stop) * (color::STEPS - 1) / stops]);
+                let offset = at(stop as f64 / stops as f64 * 100.0);
+                self.line(format_args!("<stop offset=\"{offset}%\" stop-color=\"{fill}\"/>"));
+            }
+            self.line(format_args!("</linearGradient></defs>"));
+            self.rule((bar.left, bar.top), (BAR_WIDTH, bar.height), &format!("url(#scale{i})"));
+            self.frame((bar.left, bar.top), (BAR_WIDTH, bar.height));
+            let right = bar.left + BAR_WIDTH;
+            for (share, label) in &bar.ticks {
+                let y = bar.top + (1.0 - share) * bar.height;
+                self.rule((right + 1.0, y.floor()), (4.0, 1.0), FRAME);
+                self.label((right + 8.0, y + 4.0), BAR_SIZE, (INK, "start"), 0, label);
+            }
+            let name = (bar.left + bar.name, bar.top + bar.height / 2.0);
+            self.label(name, NAME_SIZE, (SOFT_INK, "middle"), -90, &heatmap.quantity);
+            if let Some(top) = bar.missing {
+                self.rule((bar.left, top), (BAR_WIDTH, BAR_WIDTH), &color::hex(color::MISSING));
+                self.frame((bar.left, top), (BAR_WIDTH, BAR_WIDTH));
+                self.label((right + 6.0, top + 11.0), BAR_SIZE, (INK, "start"), 0, MISSING);
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Axis, DERIVED_KEYS, Direction, EFFECTS_FILE, FORMAT_VERSION, PARTIAL_SUFFIX, RUN_FILE, RunResult, SiteEffects,
-    check_axes, tensor_names,
+    TensorNames, check_axes,
 };
 use crate::export::error::ExportError;
 
@@ -23,6 +23,7 @@ struct Derived {
     direction: Direction,
     effect_defined: bool,
     n_pairs: usize,
+    statistics: Option<Value>,
     sites: Vec<SiteEntry>,
 }
 
@@ -64,7 +65,9 @@ pub fn read(dir: &Path) -> Result<RunResult, ExportError> {
     let tensors = SafeTensors::deserialize(&bytes)
         .map_err(|e| malformed(format!("not a whole safetensors file ({e}); was it truncated?")))?;
 
-    let expected = 2 + 2 * derived.sites.len();
+    // Standard errors and intervals follow from the rest; runs of early versions lack them.
+    let per_site = if derived.statistics.is_some() { 4 } else { 2 };
+    let expected = 2 + per_site * derived.sites.len();
     if tensors.len() != expected {
         return Err(malformed(format!("{} tensors, but run.json speaks of {expected}", tensors.len())));
     }
@@ -75,9 +78,13 @@ pub fn read(dir: &Path) -> Result<RunResult, ExportError> {
     let n_sites = derived.sites.len();
     let sites = derived.sites.into_iter().map(|SiteEntry { site, axes }| {
         let shape: Vec<usize> = axes.iter().map(|axis| axis.labels.len()).collect();
-        let (effect, metric) = tensor_names(&site, n_sites);
-        let effect = take(&effect, &shape)?;
-        let metric = take(&metric, &[shape, vec![n_pairs]].concat())?;
+        let names = TensorNames::new(&site, n_sites);
+        let effect = take(&names.effect, &shape)?;
+        if per_site == 4 {
+            take(&names.stderr, &shape)?;
+            take(&names.interval, &[&shape[..], &[2]].concat())?;
+        }
+        let metric = take(&names.metric, &[shape, vec![n_pairs]].concat())?;
         Ok(SiteEffects { site, axes, effect, metric })
     });
     let sites = sites.collect::<Result<Vec<_>, ExportError>>()?;

@@ -1,6 +1,5 @@
 //! Writing a run folder so that a half-written one can never be taken for a finished one.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -8,11 +7,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::{
-    CSV_FILE, EFFECTS_FILE, FORMAT_VERSION, HEATMAP_FILE, PARTIAL_SUFFIX, RUN_FILE, RunResult, SiteEffects,
-    tensor_names,
+    CSV_FILE, EFFECTS_FILE, FORMAT_VERSION, HEATMAP_FILE, PARTIAL_SUFFIX, RUN_FILE, RunResult, SiteEffects, TensorNames,
 };
+use crate::export::cells_csv::{self, number};
 use crate::export::error::ExportError;
-use crate::export::heatmap::{self, Format};
+use crate::export::heatmap::{Format, Heatmap, Options};
+use crate::sweep::statistics::{Bootstrap, Spread};
 
 /// Where the files of a run are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,13 +34,15 @@ pub struct Written {
 pub fn write(dir: &Path, run: &RunResult) -> Result<Written, ExportError> {
     run.check()?;
     fs::create_dir_all(dir).map_err(|source| ExportError::Write { path: dir.into(), source })?;
-    let picture = heatmap::render(run, Format::Svg)?;
+    let bootstrap = Bootstrap::default();
+    let spreads = run.spreads(&bootstrap)?;
+    let picture = Heatmap::with_spreads(run, &spreads, &Options::default())?.render(Format::Svg)?;
 
     let mut files = Partials::default();
-    let effects = files.add(dir, EFFECTS_FILE, |out| write_effects(out, run))?;
-    let csv = files.add(dir, CSV_FILE, |out| write_csv(out, run))?;
+    let effects = files.add(dir, EFFECTS_FILE, |out| write_effects(out, run, &spreads))?;
+    let csv = files.add(dir, CSV_FILE, |out| write_csv(out, run, &spreads))?;
     let run_json = files.add(dir, RUN_FILE, |out| {
-        serde_json::to_writer_pretty(&mut *out, &run_json(run))?;
+        serde_json::to_writer_pretty(&mut *out, &run_json(run, &bootstrap))?;
         out.write_all(b"\n")
     })?;
     let heatmap = files.add(dir, HEATMAP_FILE, |out| out.write_all(&picture))?;
@@ -107,16 +109,20 @@ impl Drop for Partials {
 }
 
 /// The safetensors layout: eight bytes of header length, the header as JSON padded to a multiple of eight, the data.
-fn write_effects(out: &mut impl Write, run: &RunResult) -> io::Result<()> {
+fn write_effects(out: &mut impl Write, run: &RunResult, spreads: &[Spread]) -> io::Result<()> {
     let n_pairs = run.n_pairs();
+    let ends = |spread: &Spread| spread.low.iter().zip(&spread.high).flat_map(|(l, h)| [*l, *h]).collect::<Vec<f32>>();
+    let intervals: Vec<Vec<f32>> = spreads.iter().map(ends).collect();
     let mut tensors: Vec<(String, Vec<usize>, &[f32])> = vec![
         ("metric_clean".into(), vec![n_pairs], &run.metric_clean),
         ("metric_corrupted".into(), vec![n_pairs], &run.metric_corrupted),
     ];
-    for site in &run.sites {
-        let (effect, metric) = tensor_names(&site.site, run.sites.len());
-        tensors.push((effect, site.shape(), &site.effect));
-        tensors.push((metric, [site.shape(), vec![n_pairs]].concat(), &site.metric));
+    for (site, (spread, interval)) in run.sites.iter().zip(spreads.iter().zip(&intervals)) {
+        let names = TensorNames::new(&site.site, run.sites.len());
+        tensors.push((names.effect, site.shape(), &site.effect));
+        tensors.push((names.metric, [site.shape(), vec![n_pairs]].concat(), &site.metric));
+        tensors.push((names.stderr, site.shape(), &spread.stderr));
+        tensors.push((names.interval, [site.shape(), vec![2]].concat(), interval));
     }
     let mut header = Map::new();
     let mut at = 0;
@@ -135,11 +141,14 @@ fn write_effects(out: &mut impl Write, run: &RunResult) -> io::Result<()> {
     Ok(())
 }
 
-fn run_json(run: &RunResult) -> Value {
+fn run_json(run: &RunResult, bootstrap: &Bootstrap) -> Value {
     let mean = |values: &[f32]| values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;
     let sites = run.sites.iter().map(|site| {
-        let (effect, metric) = tensor_names(&site.site, run.sites.len());
-        json!({"site": site.site, "effect": effect, "metric": metric, "shape": site.shape(), "axes": site.axes})
+        let names = TensorNames::new(&site.site, run.sites.len());
+        json!({
+            "site": site.site, "effect": names.effect, "metric": names.metric, "stderr": names.stderr,
+            "interval": names.interval, "shape": site.shape(), "axes": site.axes,
+        })
     });
     let mut all = Map::from_iter([("format_version".to_owned(), json!(FORMAT_VERSION))]);
     all.extend(run.meta.clone());
@@ -149,38 +158,26 @@ fn run_json(run: &RunResult) -> Value {
         ("n_pairs".to_owned(), json!(run.n_pairs())),
         ("mean_metric_clean".to_owned(), json!(mean(&run.metric_clean))),
         ("mean_metric_corrupted".to_owned(), json!(mean(&run.metric_corrupted))),
+        (
+            "statistics".to_owned(),
+            json!({
+                "stderr": "delta method", "interval": "percentile bootstrap over pairs", "draws": bootstrap.draws,
+                "level": bootstrap.level, "seed": bootstrap.seed,
+            }),
+        ),
         ("sites".to_owned(), sites.collect()),
     ]);
     Value::Object(all)
 }
 
-fn write_csv(out: &mut impl Write, run: &RunResult) -> io::Result<()> {
-    let used: BTreeSet<&str> = run.sites.iter().flat_map(|s| &s.axes).map(|axis| axis.name.as_str()).collect();
-    let axes = ["layer", "head", "pos"].into_iter().filter(|name| used.contains(name)).collect::<Vec<_>>();
-    let mut csv = csv::Writer::from_writer(out);
-    let mut columns = vec!["site"];
-    columns.extend(&axes);
-    columns.extend(used.contains("pos").then_some("pos_label"));
-    columns.extend(["effect", "mean_metric", "n_pairs"]);
-    csv.write_record(&columns)?;
-
-    let number = |v: f32| if v.is_nan() { String::new() } else { v.to_string() };
-    let mut record = Vec::with_capacity(columns.len());
-    for site in &run.sites {
-        for (cell, &effect) in site.effect.iter().enumerate() {
-            let index = site.index(cell);
-            record.clear();
-            record.push(site.site.clone());
-            record.extend(axes.iter().map(|name| site.axis(name).map_or(String::new(), |a| index[a].to_string())));
-            record.extend(used.contains("pos").then(|| pos_label(site, &index)));
-            let metric = run.cell_metric(site, cell);
-            record.extend([number(effect), number(metric.mean), metric.n.to_string()]);
-            csv.write_record(&record)?;
-        }
-    }
-    csv.flush()
-}
-
-fn pos_label(site: &SiteEffects, index: &[usize]) -> String {
-    site.axis("pos").map_or(String::new(), |axis| site.axes[axis].labels[index[axis]].clone())
+fn write_csv(out: &mut impl Write, run: &RunResult, spreads: &[Spread]) -> io::Result<()> {
+    let sites: Vec<&SiteEffects> = run.sites.iter().collect();
+    let columns = ["effect", "mean_metric", "n_pairs", "stderr", "interval_low", "interval_high"];
+    cells_csv::write(out, &sites, &columns, |site, cell| {
+        let (site, spread) = (&run.sites[site], &spreads[site]);
+        let metric = run.cell_metric(site, cell);
+        let mut values = vec![number(site.effect[cell]), number(metric.mean), metric.n.to_string()];
+        values.extend([&spread.stderr, &spread.low, &spread.high].map(|values| number(values[cell])));
+        values
+    })
 }
