@@ -1,5 +1,6 @@
 //! What can be wrong with a model on disk.
 
+use super::pickle::PickleError;
 use std::path::PathBuf;
 
 /// A model that cannot be used, and why. Messages name the file, the tensor or the key, and what would fix it.
@@ -14,6 +15,9 @@ pub enum ModelError {
     /// A well-formed model that asks for something patchwave does not do (and does not guess).
     #[error("{path}: {reason}")]
     Unsupported { path: PathBuf, reason: String },
+    /// A pickled checkpoint that is refused, or is not one.
+    #[error("{path}: {source}")]
+    Pickle { path: PathBuf, source: PickleError },
     #[error("config.json: {0}")]
     Config(String),
     /// A tensor that is missing, left over, or of the wrong shape.
