@@ -37,7 +37,7 @@ mlp_post. Without --model and --prompts the bundled demo model is swept.";
 #[derive(clap::Args)]
 #[command(after_help = MORE)]
 pub struct Args {
-    /// Folder in Hugging Face layout, or a .gguf file [default: the bundled demo model]
+    /// Folder, .gguf file, or hub id (EleutherAI/pythia-70m@step1000) [default: the bundled demo model]
     #[arg(long)]
     model: Option<String>,
     /// Pairs: JSONL, auto-circuit JSON or EAP-IG CSV [default: the demo's]
@@ -166,7 +166,7 @@ fn run_on<B: Backend>(
     let (files, name) = match &args.model {
         Some(m) => {
             let files = model::open(m, &args.allow_config_key)?;
-            let name = model::name(&files.path);
+            let name = model::name(&files);
             (files, name)
         }
         None => (demo::model()?, "demo".to_owned()),
@@ -208,6 +208,7 @@ fn run_on<B: Backend>(
             meta.insert("model".into(), json!({
                 "name": name, "path": files.path.display().to_string(), "family": files.spec.family, "sha256": model_hash,
                 "parameters": files.n_parameters, "stored_as": files.stored_as, "allowed_config_keys": files.allowed_keys_used,
+                "hub": files.hub.as_ref().map(|s| json!({"id": s.id.to_string(), "commit": s.commit})),
             }));
             meta.insert("device".into(), json!(device));
             meta.insert("plan".into(), Value::Object(identity));

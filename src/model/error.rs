@@ -1,5 +1,6 @@
 //! What can be wrong with a model on disk.
 
+use super::hub::HubError;
 use super::pickle::PickleError;
 use std::path::PathBuf;
 
@@ -18,6 +19,9 @@ pub enum ModelError {
     /// A pickled checkpoint that is refused, or is not one.
     #[error("{path}: {source}")]
     Pickle { path: PathBuf, source: PickleError },
+    /// A model of the hub that is not here.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     #[error("config.json: {0}")]
     Config(String),
     /// A tensor that is missing, left over, or of the wrong shape.
@@ -31,10 +35,11 @@ pub enum ModelError {
 }
 
 impl ModelError {
-    /// 1 for weights that are not finite, 2 for everything that is the input's shape.
+    /// 1 for weights that are not finite and downloads that failed on the way, 2 for everything that is the input's shape.
     pub fn exit_code(&self) -> u8 {
         match self {
             ModelError::NonFinite { .. } => 1,
+            ModelError::Hub(e) => e.exit_code(),
             _ => 2,
         }
     }

@@ -5,7 +5,7 @@ use super::config::Config;
 use super::mapped::{FLOATS, not_a_float};
 use super::resolve::resolve;
 use super::safetensors::SafetensorsFolder;
-use super::{Checkpoint, Gguf, ModelError, ModelSpec, Params, PickledFolder, Tokenizer};
+use super::{Checkpoint, Gguf, ModelError, ModelSpec, Params, PickledFolder, Snapshot, Tokenizer};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -30,6 +30,8 @@ pub struct ModelFiles {
     pub allowed_keys_used: Vec<String>,
     /// The folder or file that was opened.
     pub path: PathBuf,
+    /// The model of the hub that `path` is, where it is one.
+    pub hub: Option<Snapshot>,
     /// Numbers in all parameters together, those of a tied unembedding counted once.
     pub n_parameters: u64,
     /// The storage types of the parameters, as the files spell them, sorted.
@@ -110,6 +112,7 @@ impl ModelFiles {
             tokenizer: None,
             allowed_keys_used: resolved.allowed_keys_used,
             path: path.to_owned(),
+            hub: None,
             n_parameters: resolved.n_parameters,
             stored_as,
             embedded: &[],
