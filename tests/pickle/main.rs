@@ -294,6 +294,7 @@ fn with_entry(index: usize, change: impl FnOnce(&mut Entry)) -> Result<PickledFo
 #[test]
 fn containers_that_claim_more_than_they_hold() {
     assert!(with_entry(0, |_| {}).is_ok());
+    assert!(with_entry(1, |e| e.large = true).is_ok(), "ZIP64, which PyTorch writes from 4 GiB on");
     refused(with_entry(1, |e| e.method = 8), &["a/data/0", "compressed", "save_pretrained"]);
     refused(with_entry(1, |e| e.unpacked = Some(u32::MAX - 1)), &["a/data/0", "claims to grow from 16"]);
     refused(

@@ -67,11 +67,13 @@ pub struct Entry {
     pub unpacked: Option<u32>,
     pub packed: Option<u32>,
     pub offset: Option<u32>,
+    /// Its lengths are where those of more than 4 GiB would be.
+    pub large: bool,
 }
 
 pub fn entry(name: &str, data: &[u8]) -> Entry {
     let (name, data) = (name.to_owned(), data.to_vec());
-    Entry { name, data, method: 0, unpacked: None, packed: None, offset: None }
+    Entry { name, data, method: 0, unpacked: None, packed: None, offset: None, large: false }
 }
 
 /// The container; as PyTorch does, only the directory has the lengths.
@@ -88,19 +90,36 @@ pub fn zip(entries: &[Entry]) -> Vec<u8> {
         directory.extend(b"PK\x01\x02\0\0\0\0\x08\x08");
         directory.extend(e.method.to_le_bytes());
         directory.extend([0; 8]);
-        directory.extend(e.packed.unwrap_or(len).to_le_bytes());
-        directory.extend(e.unpacked.unwrap_or(len).to_le_bytes());
+        let (packed, unpacked) = if e.large { (u32::MAX, u32::MAX) } else { (len, len) };
+        directory.extend(e.packed.unwrap_or(packed).to_le_bytes());
+        directory.extend(e.unpacked.unwrap_or(unpacked).to_le_bytes());
         directory.extend((e.name.len() as u16).to_le_bytes());
-        directory.extend([0; 12]);
+        directory.extend([if e.large { 20 } else { 0 }, 0]);
+        directory.extend([0; 10]);
         directory.extend(e.offset.unwrap_or(at).to_le_bytes());
         directory.extend(e.name.as_bytes());
+        if e.large {
+            directory.extend([1, 0, 16, 0]);
+            directory.extend([u64::from(len).to_le_bytes(); 2].concat());
+        }
     }
     let start = out.len() as u32;
     out.extend(&directory);
+    let large = entries.iter().any(|e| e.large);
+    if large {
+        let at = out.len() as u64;
+        out.extend(b"PK\x06\x06");
+        out.extend([0; 36]);
+        out.extend((directory.len() as u64).to_le_bytes());
+        out.extend(u64::from(start).to_le_bytes());
+        out.extend(b"PK\x06\x07\0\0\0\0");
+        out.extend(at.to_le_bytes());
+        out.extend([1, 0, 0, 0]);
+    }
     out.extend(b"PK\x05\x06\0\0\0\0");
     out.extend([(entries.len() as u16).to_le_bytes(); 2].concat());
-    out.extend((directory.len() as u32).to_le_bytes());
-    out.extend(start.to_le_bytes());
+    out.extend(if large { u32::MAX } else { directory.len() as u32 }.to_le_bytes());
+    out.extend(if large { u32::MAX } else { start }.to_le_bytes());
     out.extend([0; 2]);
     out
 }

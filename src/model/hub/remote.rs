@@ -90,24 +90,25 @@ impl<'h> Remote<'h> {
         let repo = self.api.repo(repository.clone());
         let about = quietly(|| self.api.metadata(&repo.url(file)));
         let about = about.ok_or_else(|| self.answer(file))?.map_err(|e| self.explain(file, e))?;
-        let (etag, size) = (about.etag().to_owned(), about.size() as u64);
-        // It becomes the name of a file.
-        let plain = |etag: &str| etag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        if etag.is_empty() || etag.len() > 128 || !plain(&etag) || about.commit_hash() != self.commit {
+        let size = about.size() as u64;
+        // It becomes the name of a file. A weak one (`W/"…"`, what a compressing proxy makes of it) says the same.
+        let etag = about.etag().strip_prefix("W/").unwrap_or(about.etag());
+        let plain = etag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if etag.is_empty() || etag.len() > 128 || !plain || about.commit_hash() != self.commit {
             return Err(self.answer(file));
         }
-        let blob = self.store.blob(&etag);
+        let blob = self.store.blob(etag);
         if !fs::metadata(&blob).is_ok_and(|b| b.is_file() && b.len() == size) {
-            let staged = Cache::new(self.store.partial()).repo(repository).blob_path(&etag);
+            let staged = Cache::new(self.store.partial()).repo(repository).blob_path(about.etag());
             self.download(&repo, file, &staged, size, progress)?;
-            if let Err(reason) = check(&staged, size, &etag)? {
+            if let Err(reason) = check(&staged, size, etag)? {
                 let _ = fs::remove_file(&staged);
                 return Err(HubError::Corrupted { file: file.to_owned(), reason });
             }
             make_parent(&blob)?;
             fs::rename(&staged, &blob).map_err(|e| failed(&blob, e))?;
         }
-        self.store.link(&self.commit, file, &etag)
+        self.store.link(&self.commit, file, etag)
     }
 
     fn download(
