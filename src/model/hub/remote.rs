@@ -107,6 +107,7 @@ impl<'h> Remote<'h> {
             }
             make_parent(&blob)?;
             fs::rename(&staged, &blob).map_err(|e| failed(&blob, e))?;
+            let _ = fs::remove_file(staged.with_extension("lock"));
         }
         self.store.link(&self.commit, file, etag)
     }
@@ -119,18 +120,24 @@ impl<'h> Remote<'h> {
         size: u64,
         progress: &dyn Progress,
     ) -> Result<(), HubError> {
-        // hf-hub asks for what comes after the part; after a whole one nothing comes, and it fails for ever.
         let part = staged.with_extension("part");
-        if fs::metadata(&part).is_ok_and(|p| p.len() >= size) {
+        let len = || fs::metadata(&part).map_or(0, |p| p.len());
+        if len() > size {
             fs::remove_file(&part).map_err(|e| failed(&part, e))?;
         }
-        let done = quietly(|| repo.download_with_progress(file, Shown(progress)));
-        progress.end();
-        let pointer = done.ok_or_else(|| self.answer(file))?.map_err(|e| self.explain(file, e))?;
-        // The staged link and lock have served.
-        let _ = fs::remove_file(pointer);
-        let _ = fs::remove_file(staged.with_extension("lock"));
-        Ok(())
+        // hf-hub asks for what comes after the part; after a whole one nothing comes, and it would fail for ever.
+        if len() < size {
+            let done = quietly(|| repo.download_with_progress(file, Shown(progress)));
+            progress.end();
+            match done.ok_or_else(|| self.answer(file))? {
+                // The staged link has served.
+                Ok(pointer) => return fs::remove_file(&pointer).map_err(|e| failed(&pointer, e)),
+                // It gives up after the last retry, even if that one brought the rest.
+                Err(_) if len() == size => {}
+                Err(e) => return Err(self.explain(file, e)),
+            }
+        }
+        fs::rename(&part, staged).map_err(|e| failed(staged, e))
     }
 
     fn answer(&self, file: &str) -> HubError {
