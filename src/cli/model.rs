@@ -18,7 +18,7 @@ pub fn open(model: &str, allow_config_keys: &[String]) -> Result<ModelFiles, Err
         return Err(usage(format!("{model}: no such folder or .gguf file")));
     }
     let snapshot = fetch(model).map_err(|e| match e {
-        ModelError::Hub(e @ (HubError::NotAnId { .. } | HubError::NoRepository { .. } | HubError::Offline { .. })) => {
+        ModelError::Hub(e) if is_perhaps_a_path(&e) => {
             usage(format!("{model}: no such folder or .gguf file here, and {e}"))
         }
         e => e.into(),
@@ -29,6 +29,11 @@ pub fn open(model: &str, allow_config_keys: &[String]) -> Result<ModelFiles, Err
     let mut files = ModelFiles::open(&snapshot.path, allow_config_keys)?;
     files.hub = Some(snapshot);
     Ok(files)
+}
+
+/// Whether a mistyped path could be behind it.
+fn is_perhaps_a_path(error: &HubError) -> bool {
+    matches!(error, HubError::NotAnId { .. } | HubError::NoRepository { .. } | HubError::Offline { .. })
 }
 
 fn fetch(model: &str) -> Result<Snapshot, ModelError> {

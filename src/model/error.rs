@@ -21,7 +21,7 @@ pub enum ModelError {
     Pickle { path: PathBuf, source: PickleError },
     /// A model of the hub that is not here.
     #[error(transparent)]
-    Hub(#[from] HubError),
+    Hub(Box<HubError>),
     #[error("config.json: {0}")]
     Config(String),
     /// A tensor that is missing, left over, or of the wrong shape.
@@ -32,6 +32,12 @@ pub enum ModelError {
     NonFinite { name: String, index: usize, value: f32 },
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+}
+
+impl From<HubError> for ModelError {
+    fn from(error: HubError) -> ModelError {
+        ModelError::Hub(Box::new(error))
+    }
 }
 
 impl ModelError {

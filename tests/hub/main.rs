@@ -108,7 +108,7 @@ impl Scene {
 #[track_caller]
 fn refused(result: Result<Snapshot, ModelError>, words: &[&str]) -> HubError {
     let error = match result {
-        Err(ModelError::Hub(e)) => e,
+        Err(ModelError::Hub(e)) => *e,
         other => panic!("{other:?}"),
     };
     let message = error.to_string();

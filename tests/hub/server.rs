@@ -141,8 +141,8 @@ fn answer(mut stream: TcpStream, address: SocketAddr, state: &Mutex<State>) {
 fn respond(request: &Request, address: SocketAddr, state: &mut State) -> (String, Vec<u8>) {
     let none = |code: &str| (format!("HTTP/1.1 404 Not Found\r\nX-Error-Code: {code}\r\n{END}"), vec![]);
     if let Some(etag) = request.path.strip_prefix("/cdn/") {
-        let all = state.repositories.values().flat_map(|r| r.revisions.values()).flat_map(BTreeMap::values);
-        let Some(bytes) = all.filter(|b| sha256(b) == etag).next().cloned() else { return none("") };
+        let mut all = state.repositories.values().flat_map(|r| r.revisions.values()).flat_map(BTreeMap::values);
+        let Some(bytes) = all.find(|b| sha256(b) == etag).cloned() else { return none("") };
         return send(request, bytes, "", &mut state.serve);
     }
     let (repository, revision, file) = match request.path.strip_prefix("/api/models/") {
