@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// Folder in Hugging Face layout, or a .gguf file [default: the bundled demo model]
+    /// Folder, .gguf file, or hub id (EleutherAI/pythia-70m@step1000) [default: the bundled demo model]
     #[arg(long)]
     pub model: Option<String>,
     /// Accept this unknown key of config.json (may be given several times)
@@ -31,7 +31,7 @@ impl ModelArgs {
         match &self.model {
             Some(m) => {
                 let files = model::open(m, &self.allow_config_key)?;
-                let name = model::name(&files.path);
+                let name = model::name(&files);
                 Ok((files, name))
             }
             None => Ok((demo::model()?, "demo".to_owned())),

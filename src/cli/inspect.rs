@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folder in Hugging Face layout, or a .gguf file
+    /// Folder in Hugging Face layout, .gguf file, or hub id (EleutherAI/pythia-70m@step1000)
     #[arg(long)]
     model: String,
     /// Accept this unknown key of config.json (may be given several times)
@@ -26,7 +26,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let files = model::open(&args.model, &args.allow_config_key)?;
     let spec = &files.spec;
     let mut text = String::new();
-    let _ = writeln!(text, "{} ({})", model::name(&files.path), spec.family);
+    let _ = writeln!(text, "{} ({})", model::name(&files), spec.family);
     let _ = writeln!(
         text,
         "  {} parameters, stored as {}; vocabulary {}, d_model {}, {} layers, {}",

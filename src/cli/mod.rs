@@ -24,7 +24,8 @@ Examples:
   patchwave diff runs/a runs/b                        what changed, and is it more than chance?
   patchwave inspect --model M                         what can be patched, with shapes
 
-M is a folder in Hugging Face layout or a .gguf file. P is JSONL, one pair a line:
+M is a folder in Hugging Face layout, a .gguf file, or the id of a model on the Hugging Face hub (gpt2,
+EleutherAI/pythia-70m@step1000), fetched once into its standard cache. P is JSONL, one pair a line:
   {\"clean\": \"… Mary gave it to\", \"corrupted\": \"… John gave it to\", \"answer\": \" John\", \"wrong\": \" Mary\"}
 
 Exit codes: 0 done; 1 failed on the way (or interrupted); 2 bad usage or input.";

@@ -1,7 +1,9 @@
 //! What reaches the terminal: results on standard output, everything else on standard error.
 
+use crate::model::hub::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 
 /// Prints to standard output. A reader that has gone away (`| head`) is not an error.
 pub fn say(text: &str) {
@@ -35,6 +37,39 @@ pub fn bar(total: u64, unit: &str) -> ProgressBar {
     let template = format!("{{bar:32}} {{human_pos}}/{{human_len}} {unit}{{msg}}  {{eta}} left");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total).with_style(style.progress_chars("█▉▊▋▌▍▎▏ "))
+}
+
+/// A bar for each file that is downloaded; it goes when the file is there.
+#[derive(Default)]
+pub struct DownloadBars {
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl DownloadBars {
+    fn with(&self, act: impl FnOnce(&mut Option<ProgressBar>)) {
+        act(&mut self.bar.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Progress for DownloadBars {
+    fn begin(&self, file: &str, bytes: u64) {
+        let template = "{msg} {bar:32} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}  {eta} left";
+        self.with(|bar| {
+            let bar = bar.get_or_insert_with(|| {
+                let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+                ProgressBar::new(bytes).with_style(style.progress_chars("█▉▊▋▌▍▎▏ ")).with_message(one_line(file))
+            });
+            bar.set_position(0);
+        });
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.with(|bar| bar.iter().for_each(|bar| bar.inc(bytes)));
+    }
+
+    fn end(&self) {
+        self.with(|bar| bar.take().iter().for_each(ProgressBar::finish_and_clear));
+    }
 }
 
 /// 12345678 → 12,345,678.

@@ -2,12 +2,14 @@
 
 use super::binding::BoundParams;
 use super::config::Config;
+use super::mapped::{FLOATS, not_a_float};
 use super::resolve::resolve;
 use super::safetensors::SafetensorsFolder;
-use super::{Checkpoint, Gguf, ModelError, ModelSpec, Params, Tokenizer};
+use super::{Checkpoint, Gguf, ModelError, ModelSpec, Params, PickledFolder, Snapshot, Tokenizer};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read as _;
@@ -28,6 +30,8 @@ pub struct ModelFiles {
     pub allowed_keys_used: Vec<String>,
     /// The folder or file that was opened.
     pub path: PathBuf,
+    /// The model of the hub that `path` is, where it is one.
+    pub hub: Option<Snapshot>,
     /// Numbers in all parameters together, those of a tied unembedding counted once.
     pub n_parameters: u64,
     /// The storage types of the parameters, as the files spell them, sorted.
@@ -39,7 +43,8 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Opens a folder in Hugging Face layout (`config.json` and safetensors files) or a `.gguf` file. No weight is read.
+    /// Opens a folder in Hugging Face layout (`config.json` and safetensors files, or else `pytorch_model.bin`) or a
+    /// `.gguf` file. No weight is read.
     ///
     /// # Errors
     /// One line about the file, the config key or the tensor that is wrong; see [`ModelError`].
@@ -60,11 +65,10 @@ impl ModelFiles {
             return Err(unsupported("has no config.json, so it is not a model folder in Hugging Face layout"));
         }
         let config = read_config(&config_path)?;
-        let checkpoint = Arc::new(SafetensorsFolder::open(path)?);
-        let mut files = vec![config_path];
-        files.extend(checkpoint.files().into_iter().map(Path::to_owned));
-        let (model, bound) = Self::bind(config, checkpoint.clone(), path, allow_config_keys)?;
-        checkpoint.require_floats(bound.tensors())?;
+        let (checkpoint, weights) = open_weights(path)?;
+        let files = std::iter::once(config_path).chain(weights).collect();
+        let (model, bound) = Self::bind(config, Arc::clone(&checkpoint), path, allow_config_keys)?;
+        require_floats(&*checkpoint, bound.tensors())?;
         Ok(ModelFiles { files, params: bound, tokenizer: Tokenizer::from_folder(path)?, ..model })
     }
 
@@ -108,6 +112,7 @@ impl ModelFiles {
             tokenizer: None,
             allowed_keys_used: resolved.allowed_keys_used,
             path: path.to_owned(),
+            hub: None,
             n_parameters: resolved.n_parameters,
             stored_as,
             embedded: &[],
@@ -131,6 +136,30 @@ impl ModelFiles {
             hex
         }))
     }
+}
+
+/// The checkpoint of a folder and its files. Where both are there, safetensors, as in transformers.
+fn open_weights(folder: &Path) -> Result<(Arc<dyn Checkpoint>, Vec<PathBuf>), ModelError> {
+    let owned = |files: Vec<&Path>| files.into_iter().map(Path::to_owned).collect();
+    if PickledFolder::is(folder) && !SafetensorsFolder::is(folder) {
+        let pickled = PickledFolder::open(folder)?;
+        let files = owned(pickled.files());
+        return Ok((Arc::new(pickled), files));
+    }
+    let safetensors = SafetensorsFolder::open(folder)?;
+    let files = owned(safetensors.files());
+    Ok((Arc::new(safetensors), files))
+}
+
+/// What is read must widen to float32; a checkpoint may hold other tensors that are not read.
+fn require_floats(checkpoint: &dyn Checkpoint, names: BTreeSet<&str>) -> Result<(), ModelError> {
+    for name in names {
+        let Some(info) = checkpoint.tensors().get(name) else { continue };
+        if !FLOATS.iter().any(|f| f.to_string() == info.dtype) {
+            return Err(ModelError::Tensor { name: name.to_owned(), reason: not_a_float(&info.dtype) });
+        }
+    }
+    Ok(())
 }
 
 fn read_config(path: &Path) -> Result<Map<String, Value>, ModelError> {

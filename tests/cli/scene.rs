@@ -136,6 +136,8 @@ impl Scene {
     fn command(&self, args: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_patchwave"));
         command.current_dir(self.dir.path()).args(args.split_whitespace()).stdin(Stdio::null());
+        // tests/hub has a hub of its own; nothing here may ask the real one.
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("huggingface"));
         command
     }
 

@@ -143,6 +143,7 @@ fn run_on<B: Backend>(on: OnDevice<'_, B>, args: &Args, started: Instant) -> Res
             meta.insert("model".into(), json!({
                 "name": name, "path": files.path.display().to_string(), "family": files.spec.family, "sha256": model_hash,
                 "parameters": files.n_parameters, "stored_as": files.stored_as, "allowed_config_keys": files.allowed_keys_used,
+                "hub": files.hub.as_ref().map(|s| json!({"id": s.id.to_string(), "commit": s.commit})),
             }));
             meta.insert("device".into(), json!(device));
             meta.insert("plan".into(), Value::Object(identity));

@@ -1,0 +1,44 @@
+//! A model in several files: the `*.index.json` that says which tensor is in which, for safetensors and for pickles.
+
+use super::ModelError;
+use super::mapped::io;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
+
+/// An index is about a hundred bytes a tensor.
+const MAX_INDEX_BYTES: u64 = 256 << 20;
+
+/// tensor → shard, of an index file; every shard is a plain name that ends in `extension` (with its dot).
+///
+/// # Errors
+/// [`ModelError::Malformed`] for a file that is no index or names a shard outside its folder.
+pub(super) fn read_index(path: &Path, extension: &str) -> Result<BTreeMap<String, String>, ModelError> {
+    let malformed = |reason: String| ModelError::Malformed { path: path.to_owned(), reason };
+    let about = std::fs::metadata(path).map_err(io(path))?;
+    if !about.is_file() || about.len() > MAX_INDEX_BYTES {
+        return Err(malformed(format!("not a file of less than {MAX_INDEX_BYTES} bytes")));
+    }
+    #[derive(serde::Deserialize)]
+    struct ShardIndex {
+        weight_map: BTreeMap<String, String>,
+    }
+    let bytes = std::fs::read(path).map_err(io(path))?;
+    let index: ShardIndex = serde_json::from_slice(&bytes).map_err(|e| malformed(format!("invalid index: {e}")))?;
+    index.weight_map.values().try_for_each(|name| check_shard_name(name, extension)).map_err(malformed)?;
+    Ok(index.weight_map)
+}
+
+/// The files of an index, in the order of their names.
+pub(super) fn shard_names(assigned: &BTreeMap<String, String>) -> BTreeSet<&str> {
+    assigned.values().map(String::as_str).collect()
+}
+
+/// A shard is a plain name in the folder. Judged by the text alone: what the name leads to may be a link.
+fn check_shard_name(name: &str, extension: &str) -> Result<(), String> {
+    let mut parts = Path::new(name).components();
+    let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(p)), None) if p == name);
+    if plain && !name.contains(['/', '\\', ':', '\0']) && name.ends_with(extension) {
+        return Ok(());
+    }
+    Err(format!("names shard {name:?}; a shard must be a *{extension} file of the same folder"))
+}
