@@ -6,6 +6,7 @@ mod heatmap;
 mod inspect;
 mod model;
 mod sweep;
+mod task;
 mod terminal;
 
 use crate::Error;
@@ -21,6 +22,7 @@ Examples:
   patchwave sweep --model M --prompts P --sites z,q,k,v,pattern --by head,pos --direction noise
   patchwave heatmap runs/demo-z-1 --output picture.html
   patchwave inspect --model M                         what can be patched, with shapes
+  patchwave task ioi --model M > pairs.jsonl          prompt pairs for its tokenizer; or: sweep --model M --task ioi
 
 M is a folder in Hugging Face layout or a .gguf file. P is JSONL, one pair a line:
   {\"clean\": \"… Mary gave it to\", \"corrupted\": \"… John gave it to\", \"answer\": \" John\", \"wrong\": \" Mary\"}
@@ -43,6 +45,8 @@ enum Command {
     Heatmap(heatmap::Args),
     /// Show what a model is made of, its patch points with shapes, and the memory that a sweep takes
     Inspect(inspect::Args),
+    /// Make prompt pairs for a model's tokenizer: ioi, greater_than … as JSONL; without NAME, list the tasks
+    Task(task::Args),
 }
 
 /// Runs the command line and tells its end in an exit code.
@@ -68,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(*args),
         Command::Heatmap(args) => heatmap::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Task(args) => task::run(args),
     });
     match done {
         Ok(Ok(())) => ExitCode::SUCCESS,

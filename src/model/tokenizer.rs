@@ -1,14 +1,12 @@
 //! Text to token ids: a Hugging Face `tokenizer.json`, from a model folder or made from the vocabulary of a GGUF file.
 
 use super::ModelError;
+use crate::quiet::quietly;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::cell::Cell;
 use std::fmt::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Once;
 
 /// A tokenizer and the token that its model expects at the beginning of a text.
 ///
@@ -156,28 +154,11 @@ impl Tokenizer {
     }
 }
 
-thread_local! {
-    /// This thread is in [`guarded`], where a panic becomes an error and has nothing to print.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
 /// The `tokenizers` crate trusts its files and can panic on a hostile one; that must not reach the user.
 fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    static QUIET_HOOK: Once = Once::new();
-    QUIET_HOOK.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !GUARDED.get() {
-                usual(panic);
-            }
-        }));
-    });
-    let outer = GUARDED.replace(true);
-    let result = catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(outer);
-    match result {
-        Ok(result) => result.map_err(|e| e.to_string()),
-        Err(_) => Err("is beyond what the tokenizers library can handle".to_owned()),
+    match quietly(work) {
+        Some(result) => result.map_err(|e| e.to_string()),
+        None => Err("is beyond what the tokenizers library can handle".to_owned()),
     }
 }
 
