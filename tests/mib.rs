@@ -83,9 +83,11 @@ fn ioi_takes_the_flip_and_the_names_of_the_metadata() {
 #[test]
 fn rows_that_do_not_fit_are_counted_and_told() {
     let (set, _) = read("ioi.parquet", None);
-    assert_eq!((set.left_out.no_counterfactual, set.left_out.long_answers, set.left_out.total()), (1, 1, 2));
+    assert_eq!((set.left_out.no_counterfactual, set.left_out.unequal_lengths, set.left_out.total()), (1, 1, 2));
     let said = set.left_out.say().expect("two were left out");
-    assert_eq!(said, "2 rows left out: 1 without the counterfactual, 1 with an answer of several tokens");
+    assert_eq!(said, "2 rows left out: 1 without the counterfactual, 1 of unequal token lengths");
+    let (other, _) = read("ioi.parquet", Some("abc"));
+    assert_eq!(other.left_out.say().expect("one"), "1 rows left out: 1 with an answer of several tokens");
     assert_eq!(set.bos.none, 6, "what is told of the prompts is told of those that are used");
     let (whole, _) = read("arithmetic.parquet", None);
     assert_eq!(whole.left_out.say(), None);

@@ -99,7 +99,7 @@ impl PairArgs {
         match self.pairs {
             Some(n) if n == 0 || n > set.pairs.len() => {
                 let (source, has) = (&set.source, set.pairs.len());
-                Err(usage(format!("--pairs {n}: {source} has {has} pairs; ask for 1 to {has}")))
+                Err(usage(format!("--pairs {n}: of {source} 1 to {has} can be had")))
             }
             Some(n) => {
                 set.pairs.truncate(n);
