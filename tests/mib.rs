@@ -87,9 +87,11 @@ fn rows_that_do_not_fit_are_counted_and_told() {
     let said = set.left_out.say().expect("two were left out");
     assert_eq!(said, "2 rows left out: 1 without the counterfactual, 1 of unequal token lengths");
     let (other, _) = read("ioi.parquet", Some("abc"));
-    assert_eq!(other.left_out.say().expect("one"), "1 rows left out: 1 with an answer of several tokens");
+    assert_eq!(other.left_out.say().expect("one"), "1 row left out: 1 with an answer of several tokens");
     assert_eq!(set.bos.none, 6, "what is told of the prompts is told of those that are used");
-    let (whole, _) = read("arithmetic.parquet", None);
+    let (sums, _) = read("arithmetic.parquet", None);
+    assert_eq!(sums.left_out.say().expect("3 + 3 is 1 + 5"), "1 row left out: 1 with the same right and wrong answer");
+    let (whole, _) = read("mcqa.parquet", None);
     assert_eq!(whole.left_out.say(), None);
 }
 
@@ -173,7 +175,7 @@ fn several_counterfactuals_without_a_default_must_be_chosen_from() {
 fn a_file_of_which_nothing_can_be_used() {
     let row = r#"{"prompt": "a b", "label": "c", "x_counterfactual": {"prompt": "a b c", "label": "d"}}"#;
     let error = parse("p.jsonl", row.as_bytes(), &words(), None).unwrap_err().to_string();
-    assert_eq!(error, "p.jsonl: no pair can be used: 1 rows left out: 1 of unequal token lengths");
+    assert_eq!(error, "p.jsonl: no pair can be used: 1 row left out: 1 of unequal token lengths");
 }
 
 #[test]

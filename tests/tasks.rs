@@ -22,6 +22,8 @@ enum Digits {
     InTwos,
     /// ` ` `1` `7` `3` `2`: as SmolLM2 and Llama.
     OneByOne,
+    /// ` ` `173` `2`: as Llama 3.
+    InThrees,
 }
 
 /// Words with the space before them are tokens, and so is any other character; ids are given as they come up.
@@ -54,11 +56,13 @@ impl Encode for Toy {
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
             let word = |from: usize| rest[from..].bytes().take_while(u8::is_ascii_alphabetic).count();
-            let digits = |from: usize| rest[from..].bytes().take(2).take_while(u8::is_ascii_digit).count();
+            let most = if self.digits == Digits::InThrees { 3 } else { 2 };
+            let digits = |from: usize| rest[from..].bytes().take(most).take_while(u8::is_ascii_digit).count();
             let spaced = usize::from(first == ' ');
             let len = match (word(spaced), digits(spaced)) {
                 (1.., _) if !self.unknown.contains(&&rest[spaced..spaced + word(spaced)]) => spaced + word(spaced),
                 (0, 1..) if self.digits == Digits::InTwos => spaced + digits(spaced),
+                (0, 1..) if self.digits == Digits::InThrees && spaced == 0 => digits(0),
                 _ => first.len_utf8(),
             };
             ids.push(self.id(&rest[..len]));
@@ -378,6 +382,18 @@ fn numbers_of_pairs_that_cannot_be() {
         after.split(' ').next().expect("a number").parse().expect("a number")
     };
     assert_eq!(make(&choice, most, 0, &tokenizer).pairs.len(), most, "all that there are can be had");
+}
+
+/// In threes a year is cut across its century: the words are there, and yet no pair fits.
+#[test]
+fn a_tokenizer_that_groups_three_digits_has_sums_but_no_years() {
+    let tokenizer = toy(Digits::InThrees, true);
+    let choice = |name: &str| name.parse::<TaskChoice>().expect("a task");
+    let error = choice("greater_than").generate(8, 0, &tokenizer).unwrap_err().to_string();
+    assert!(error.contains("8 pairs asked for, but it makes only 0 different ones"), "{error}");
+    for pair in make(&choice("arithmetic"), 30, 0, &tokenizer).pairs {
+        assert_eq!(word(&tokenizer, &pair, "b"), pair.labels["b"].to_string());
+    }
 }
 
 /// The text of a task and the ids that it becomes are the same thing: loading either gives the same set.

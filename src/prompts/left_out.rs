@@ -47,6 +47,7 @@ impl LeftOut {
         ];
         let said: Vec<String> =
             reasons.iter().filter(|(n, _)| *n > 0).map(|(n, reason)| format!("{n} {reason}")).collect();
-        (!said.is_empty()).then(|| format!("{} rows left out: {}", self.total(), said.join(", ")))
+        let rows = if self.total() == 1 { "row" } else { "rows" };
+        (!said.is_empty()).then(|| format!("{} {rows} left out: {}", self.total(), said.join(", ")))
     }
 }

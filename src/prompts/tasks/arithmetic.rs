@@ -39,8 +39,8 @@ fn prepare(vocabulary: &Vocabulary<'_>, variant: &'static str) -> Result<Draw, P
     let sums = variant == "addition";
     let templates = if sums { SUMS } else { DIFFERENCES };
     let one_token = |space: &str, before: &str| {
-        let is_one = |n: &usize| vocabulary.token_after(&format!("{}{before}", SAMPLE), &format!("{space}{n}"));
-        (0..=MAX).take_while(|n| is_one(n).is_some()).count()
+        let prompt = format!("{SAMPLE}{before}");
+        (0..=MAX).take_while(|n| vocabulary.has_after(&prompt, &format!("{space}{n}"))).count()
     };
     let (with_space, after_space) = (one_token(" ", ""), one_token("", " "));
     let (end, space, numbers) = if with_space >= 10 { ("", " ", with_space) } else { (" ", "", after_space) };

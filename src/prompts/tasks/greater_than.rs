@@ -63,7 +63,7 @@ fn prepare(vocabulary: &Vocabulary<'_>, _: &'static str) -> Result<Draw, PromptE
     let prompt = "The war lasted from the year 1732 to the year 17";
     let tokens = vocabulary.tokenizer.encode(prompt).unwrap_or_default();
     let of_two = (0..100).filter(|y| vocabulary.answer(prompt, &tokens, &format!("{y:02}")).is_some()).count();
-    let of_one = (0..10).filter(|d| vocabulary.token_after(prompt, &d.to_string()).is_some()).count();
+    let of_one = (0..10).filter(|d| vocabulary.has_after(prompt, &d.to_string())).count();
     let by_digit = of_two < 100 && of_one == 10;
     if !by_digit {
         vocabulary.enough("two-digit years", of_two, 100, 100)?;

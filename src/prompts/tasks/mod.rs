@@ -142,21 +142,21 @@ impl TaskChoice {
         let mut random = Random::new(seed);
         let mut drawn: HashSet<(String, String)> = HashSet::new();
         let mut jsonl = String::new();
-        let (mut found, mut misses) = (0, 0);
+        let (mut found, mut repeats, mut unfit) = (0, 0, 0);
         while found < pairs {
             let draft = draw(&mut random);
-            let new = drawn.insert((draft.clean.text.clone(), draft.corrupted.text.clone()));
-            match new.then(|| self.record(&vocabulary, draft)).flatten() {
-                Some(record) => {
-                    jsonl.push_str(&Value::Object(record).to_string());
-                    jsonl.push('\n');
-                    (found, misses) = (found + 1, 0);
-                }
-                // Of S pairs the last one is missed so often with a chance of e^-20.
-                None if misses > 500 + 20 * drawn.len() => {
-                    return Err(PromptError::TooFewPairs { task: self.to_string(), asked: pairs, found });
-                }
-                None => misses += 1,
+            if !drawn.insert((draft.clean.text.clone(), draft.corrupted.text.clone())) {
+                repeats += 1;
+            } else if let Some(record) = self.record(&vocabulary, draft) {
+                jsonl.push_str(&Value::Object(record).to_string());
+                jsonl.push('\n');
+                (found, repeats) = (found + 1, 0);
+            } else {
+                unfit += 1;
+            }
+            // Of S pairs the last one is missed so often with a chance of e^-20; and where hardly any fits, none will.
+            if repeats > 500 + 20 * drawn.len() || unfit > 2_000 + 50 * found {
+                return Err(PromptError::TooFewPairs { task: self.to_string(), asked: pairs, found });
             }
         }
         Ok(jsonl)

@@ -25,11 +25,16 @@ impl Vocabulary<'_> {
         answers::token(self.tokenizer, Some((prompt, tokens)), answer).ok()?.ok()
     }
 
-    /// `word` is one token behind another word and a space, and that token is the word and not a stand-in for words that
-    /// the tokenizer does not know.
+    /// `text` is one token right after `before`, and that token is this text and not a stand-in for texts that the tokenizer
+    /// does not know.
+    pub(super) fn has_after(&self, before: &str, text: &str) -> bool {
+        let piece = self.token_after(before, text).and_then(|id| self.tokenizer.piece(id));
+        piece.is_some_and(|piece| piece.trim().eq_ignore_ascii_case(text.trim()))
+    }
+
+    /// `word` is one token behind another word and a space.
     fn has(&self, word: &str) -> bool {
-        let token = self.token_after(word, &format!(" {word}"));
-        token.and_then(|id| self.tokenizer.piece(id)).is_some_and(|piece| piece.trim().eq_ignore_ascii_case(word))
+        self.has_after(word, &format!(" {word}"))
     }
 
     /// The word is one token at the start of a prompt, too.
