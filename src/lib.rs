@@ -73,6 +73,7 @@ pub mod error;
 pub mod export;
 pub mod model;
 pub mod prompts;
+mod quiet;
 pub mod sweep;
 
 pub use error::Error;

@@ -1,7 +1,7 @@
 //! Options that several commands share: which model, which pairs, which device.
 
 use super::device::{self, Chosen};
-use super::terminal::bar;
+use super::terminal::{bar, warn};
 use super::{model, usage};
 use crate::Error;
 use crate::backend::Backend;
@@ -10,8 +10,10 @@ use crate::backend::cuda::{Cuda, Driver};
 use crate::demo;
 use crate::engine::Model;
 use crate::model::{ModelFiles, ModelSpec};
-use crate::prompts::{self, BosPolicy, Encode, LoadOptions, PromptSet};
+use crate::prompts::tasks::TaskChoice;
+use crate::prompts::{self, BosPolicy, Encode, LoadOptions, PromptError, PromptSet};
 use crate::sweep::{Limits, Needs, prefers_answer, select};
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,9 +43,21 @@ impl ModelArgs {
 
 #[derive(clap::Args)]
 pub struct PairArgs {
-    /// Pairs: JSONL, auto-circuit JSON or EAP-IG CSV [default: the demo's]
+    /// Pairs: JSONL, auto-circuit JSON, EAP-IG CSV, MIB parquet or JSON [default: the demo's]
     #[arg(long)]
     pub prompts: Option<PathBuf>,
+    /// Pairs made by a task instead: ioi, ioi:abc, … (`patchwave task` lists them)
+    #[arg(long, value_name = "NAME[:CORRUPTION]", conflicts_with = "prompts")]
+    pub task: Option<String>,
+    /// How many pairs the task makes, or how many of the file's are used, from its start [default: 64, and all]
+    #[arg(long, value_name = "N")]
+    pub pairs: Option<usize>,
+    /// Where a task's choices start; the same seed makes the same pairs [default: 0]
+    #[arg(long, requires = "task")]
+    pub seed: Option<u64>,
+    /// The counterfactual that is the corrupted prompt, in MIB's data [default: the one that MIB takes]
+    #[arg(long, value_name = "NAME", conflicts_with = "task")]
+    pub counterfactual: Option<String>,
     /// Whether a BOS token goes before prompts that are text
     #[arg(long, value_enum, default_value = "auto")]
     pub bos: BosPolicy,
@@ -63,12 +77,69 @@ impl PairArgs {
             needs_answer: needs.answer,
         };
         let tokenizer = files.tokenizer.as_ref().map(|t| t as &dyn Encode);
-        match (&self.prompts, &model.model) {
-            (Some(path), _) => Ok(prompts::load(path, tokenizer, &options)?),
-            (None, None) => Ok(prompts::parse("the demo's pairs", demo::PAIRS.as_bytes(), tokenizer, &options)?),
-            (None, Some(_)) => Err(usage("--model needs --prompts: pairs as JSONL, auto-circuit JSON or EAP-IG CSV")),
+        if let Some(task) = &self.task {
+            return task_pairs(task, self.pairs, self.seed, tokenizer, &options).map(|(_, set)| set);
+        }
+        let counterfactual = self.counterfactual.as_deref();
+        let mut set = match (&self.prompts, &model.model) {
+            (Some(path), _) => prompts::load_choosing(path, tokenizer, &options, counterfactual)?,
+            (None, None) => {
+                let demo = demo::PAIRS.as_bytes();
+                prompts::parse_choosing("the demo's pairs", demo, tokenizer, &options, counterfactual)?
+            }
+            (None, Some(_)) => {
+                return Err(usage(
+                    "--model needs --prompts (pairs as JSONL, auto-circuit JSON, EAP-IG CSV or MIB's data) or --task",
+                ));
+            }
+        };
+        if let Some(said) = set.left_out.say() {
+            warn(&format!("{}: {said}", set.source));
+        }
+        match self.pairs {
+            Some(n) if n == 0 || n > set.pairs.len() => {
+                let (source, has) = (&set.source, set.pairs.len());
+                Err(usage(format!("--pairs {n}: of {source} 1 to {has} can be had")))
+            }
+            Some(n) => {
+                set.pairs.truncate(n);
+                set.hash = prompts::hash_pairs(&set.pairs);
+                Ok(set)
+            }
+            None => Ok(set),
         }
     }
+
+    /// The task that made the pairs, for `run.json`; null for pairs of a file.
+    pub fn made_by(&self) -> Result<Value, Error> {
+        let Some(task) = &self.task else { return Ok(Value::Null) };
+        let choice: TaskChoice = task.parse()?;
+        Ok(json!({
+            "name": choice.task.name,
+            "corruption": choice.variant.name,
+            "pairs": self.pairs.unwrap_or(TASK_PAIRS),
+            "seed": self.seed.unwrap_or(0),
+        }))
+    }
+}
+
+/// Pairs that a task makes unless it is told how many.
+const TASK_PAIRS: usize = 64;
+
+/// The pairs of a task, as JSONL and checked against the model.
+pub fn task_pairs(
+    task: &str,
+    pairs: Option<usize>,
+    seed: Option<u64>,
+    tokenizer: Option<&dyn Encode>,
+    options: &LoadOptions,
+) -> Result<(String, PromptSet), Error> {
+    let (choice, seed): (TaskChoice, u64) = (task.parse()?, seed.unwrap_or(0));
+    let tokenizer = tokenizer.ok_or_else(|| PromptError::TaskWithoutTokenizer { task: choice.to_string() })?;
+    let jsonl = choice.generate(pairs.unwrap_or(TASK_PAIRS), seed, tokenizer)?;
+    let name = format!("task {choice}, seed {seed}");
+    let set = prompts::parse(&name, jsonl.as_bytes(), Some(tokenizer), options)?;
+    Ok((jsonl, set))
 }
 
 impl PairArgs {

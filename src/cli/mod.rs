@@ -7,6 +7,7 @@ mod heatmap;
 mod inspect;
 mod model;
 mod sweep;
+mod task;
 mod terminal;
 
 use crate::Error;
@@ -23,6 +24,7 @@ Examples:
   patchwave heatmap runs/demo-z-1 --output picture.html
   patchwave diff runs/a runs/b                        what changed, and is it more than chance?
   patchwave inspect --model M                         what can be patched, with shapes
+  patchwave task ioi --model M > pairs.jsonl          prompt pairs for its tokenizer; or: sweep --model M --task ioi
 
 M is a folder in Hugging Face layout, a .gguf file, or the id of a model on the Hugging Face hub (gpt2,
 EleutherAI/pythia-70m@step1000), fetched once into its standard cache. P is JSONL, one pair a line:
@@ -48,6 +50,8 @@ enum Command {
     Diff(diff::Args),
     /// Show what a model is made of, its patch points with shapes, and the memory that a sweep takes
     Inspect(inspect::Args),
+    /// Make prompt pairs for a model's tokenizer: ioi, greater_than … as JSONL; without NAME, list the tasks
+    Task(task::Args),
 }
 
 /// Runs the command line and tells its end in an exit code.
@@ -74,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Heatmap(args) => heatmap::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Task(args) => task::run(args),
     });
     match done {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! Text to token ids: a Hugging Face `tokenizer.json`, from a model folder or made from the vocabulary of a GGUF file.
 
-use super::{ModelError, quietly};
+use super::ModelError;
+use crate::quiet::quietly;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};

@@ -87,20 +87,8 @@ impl Reader<'_> {
         }
     }
 
-    /// The token that `text` is after the prompt, else the token that it is alone, else the tokens that it is alone.
-    /// The outer error is the tokenizer's.
     fn token(&self, tokenizer: &dyn Encode, text: &str) -> Result<Result<u32, Vec<u32>>, String> {
-        if let Some((prompt, tokens)) = self.context {
-            let whole = tokenizer.encode(&format!("{prompt}{text}"))?;
-            if let Some([id]) = whole.strip_prefix(tokens) {
-                return Ok(Ok(*id));
-            }
-        }
-        let alone = tokenizer.encode(text)?;
-        Ok(match alone.as_slice() {
-            [id] => Ok(*id),
-            _ => Err(alone),
-        })
+        token(tokenizer, self.context, text)
     }
 
     /// What to write instead of `text`.
@@ -120,4 +108,24 @@ impl Reader<'_> {
             ),
         })
     }
+}
+
+/// The token that `text` is after the prompt (its text and tokens), else the token that it is alone, else the tokens that
+/// it is alone. The outer error is the tokenizer's.
+pub(super) fn token(
+    tokenizer: &dyn Encode,
+    context: Option<(&str, &[u32])>,
+    text: &str,
+) -> Result<Result<u32, Vec<u32>>, String> {
+    if let Some((prompt, tokens)) = context {
+        let whole = tokenizer.encode(&format!("{prompt}{text}"))?;
+        if let Some([id]) = whole.strip_prefix(tokens) {
+            return Ok(Ok(*id));
+        }
+    }
+    let alone = tokenizer.encode(text)?;
+    Ok(match alone.as_slice() {
+        [id] => Ok(*id),
+        _ => Err(alone),
+    })
 }

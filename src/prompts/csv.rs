@@ -168,8 +168,8 @@ impl Columns {
                 labels.insert(name.clone(), Value::String(cell(index).to_owned()));
             }
         }
-        let has = self.names.clone();
-        Ok(Record { place: at.place, clean, corrupted, answers, wrong, positions: Vec::new(), labels, has })
+        let (place, positions, has) = (at.place, Vec::new(), self.names.clone());
+        Ok(Record { place, clean, corrupted, answers, wrong, positions, labels, has, from_mib: false })
     }
 }
 

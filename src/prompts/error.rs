@@ -49,7 +49,9 @@ pub enum PromptError {
     NotUtf8 { at: Location },
     #[error("{file}: no prompt pairs in it")]
     NoPairs { file: String },
-    #[error("{file}: {reason}; pairs are JSONL (one object a line), auto-circuit JSON or EAP-IG CSV")]
+    #[error(
+        "{file}: {reason}; pairs are JSONL (one object a line), auto-circuit JSON, EAP-IG CSV or MIB's data (parquet or JSON)"
+    )]
     UnknownFormat { file: String, reason: String },
     #[error("{at}: invalid JSON: {reason} (column {column})")]
     Json { at: Location, column: usize, reason: String },
@@ -126,6 +128,36 @@ pub enum PromptError {
     Selector { item: String, list: String },
     #[error("--positions {name}: the pair at {at} has no position of that name; it has {has}")]
     UnknownPosition { at: Location, name: String, has: String },
+    #[error("{file}: not a parquet file that can be read: {reason}")]
+    Parquet { file: String, reason: String },
+    #[error("--counterfactual: {at} has no {name}; it has {known}")]
+    Counterfactual { at: Location, name: String, known: String },
+    #[error("{at}: several counterfactuals; choose one with --counterfactual: {known}")]
+    ChooseCounterfactual { at: Location, known: String },
+    #[error("--counterfactual: {file} has no counterfactuals to choose from; only MIB's data has")]
+    NoCounterfactuals { file: String },
+    /// Every row of a benchmark was left out.
+    #[error("{file}: no pair can be used: {reasons}")]
+    AllLeftOut { file: String, reasons: String },
+    #[error("--task: no task {name}; there are {known}")]
+    UnknownTask { name: String, known: String },
+    #[error("--task: {task} has no corruption {name}; it has {known}")]
+    UnknownVariant { task: &'static str, name: String, known: String },
+    #[error("--pairs {asked}: a task makes 1 to {most} pairs")]
+    TaskPairs { asked: usize, most: usize },
+    #[error(
+        "task {task}: this model has no tokenizer, which the task's words are chosen by; give --prompts in token ids"
+    )]
+    TaskWithoutTokenizer { task: String },
+    /// Of the words of a task, too few are one token of the model's tokenizer.
+    #[error(
+        "task {task}: of its {of} {what} only {found} are one token in this model's tokenizer, and it needs {needed}; take another task, or give --prompts"
+    )]
+    TooFewWords { task: &'static str, what: &'static str, found: usize, of: usize, needed: usize },
+    #[error(
+        "task {task}: {asked} pairs asked for, but it makes only {found} different ones with this model's tokenizer"
+    )]
+    TooFewPairs { task: String, asked: usize, found: usize },
     #[error("--positions {position}: beyond every prompt of {file}; the longest has {longest} tokens")]
     PositionBeyond { file: String, position: i64, longest: usize },
 }

@@ -16,13 +16,15 @@ pub enum Format {
     Json,
     /// EAP-IG's table.
     Csv,
+    /// Rows of a parquet file, as the hub keeps MIB's data.
+    Parquet,
 }
 
 impl Format {
     /// The place of pair number `n`, which is what [`Pair::line`](super::Pair::line) holds.
     pub fn place(self, n: usize) -> Place {
         match self {
-            Format::Json => Place::Index(n),
+            Format::Json | Format::Parquet => Place::Index(n),
             Format::Jsonl | Format::Csv => Place::Line(n),
         }
     }
@@ -61,6 +63,7 @@ const MAX_DOCUMENT: usize = 32 << 20;
 pub(super) fn read(
     file: &str,
     text: &str,
+    counterfactual: Option<&str>,
     sink: &mut dyn FnMut(Record) -> Result<(), PromptError>,
 ) -> Result<(Format, Map<String, Value>), PromptError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -69,9 +72,12 @@ pub(super) fn read(
     }
     let format = Format::recognise(file, text)?;
     let labels = match format {
-        Format::Jsonl => read_lines(file, text, sink).map(|()| Map::new()),
-        Format::Json => read_document(file, text, sink),
-        Format::Csv => csv::read(file, text, sink).map(|()| Map::new()),
+        Format::Jsonl => read_lines(file, text, counterfactual, sink).map(|()| Map::new()),
+        Format::Json => read_document(file, text, counterfactual, sink),
+        Format::Csv | Format::Parquet if counterfactual.is_some() => {
+            return Err(PromptError::NoCounterfactuals { file: file.to_owned() });
+        }
+        Format::Csv | Format::Parquet => csv::read(file, text, sink).map(|()| Map::new()),
     }?;
     Ok((format, labels))
 }
@@ -80,6 +86,7 @@ pub(super) fn read(
 fn read_lines(
     file: &str,
     text: &str,
+    counterfactual: Option<&str>,
     sink: &mut dyn FnMut(Record) -> Result<(), PromptError>,
 ) -> Result<(), PromptError> {
     for (index, line) in text.lines().enumerate() {
@@ -91,7 +98,7 @@ fn read_lines(
             return Err(PromptError::DocumentTooLarge { at, limit: MAX_DOCUMENT });
         }
         match strict_json::parse(line) {
-            Ok(value) => sink(Record::from_json(&at, value, None)?)?,
+            Ok(value) => sink(Record::from_json(&at, value, None, counterfactual)?)?,
             Err(fault) => return Err(PromptError::Json { at, column: fault.column, reason: fault.reason }),
         }
     }
@@ -103,6 +110,7 @@ fn read_lines(
 fn read_document(
     file: &str,
     text: &str,
+    counterfactual: Option<&str>,
     sink: &mut dyn FnMut(Record) -> Result<(), PromptError>,
 ) -> Result<Map<String, Value>, PromptError> {
     let place = |place| Location { file: file.to_owned(), place };
@@ -126,7 +134,7 @@ fn read_document(
     };
     let word_idxs = labels.shift_remove("word_idxs").filter(|value| !value.is_null());
     for (index, value) in prompts.into_iter().enumerate() {
-        sink(Record::from_json(&place(Place::Index(index)), value, word_idxs.as_ref())?)?;
+        sink(Record::from_json(&place(Place::Index(index)), value, word_idxs.as_ref(), counterfactual)?)?;
     }
     Ok(labels)
 }

@@ -9,7 +9,7 @@
 //!  "answer": " Mary", "wrong": " John", "positions": {"S2": 9}, "template": "ABBA"}
 //! ```
 //!
-//! or auto-circuit's JSON, or EAP-IG's CSV. Prompts are text or arrays of token ids, answers text or ids, one or
+//! or auto-circuit's JSON, EAP-IG's CSV or MIB's data, or made by a [task](tasks). Prompts are text or arrays of token ids, answers text or ids, one or
 //! several. Text is encoded without special tokens and then gets one BOS ([`BosPolicy`]); ids are taken as they are.
 //! Everything in a file is checked, whether the metric of the run reads it or not.
 
@@ -19,17 +19,22 @@ mod csv;
 mod encode;
 mod error;
 mod format;
+mod left_out;
+mod mib;
+mod parquet;
 mod positions;
 mod record;
 mod resolve;
 mod show;
 mod strict_json;
+pub mod tasks;
 mod write;
 
 pub use align::{Align, PositionAxis, position_labels};
 pub use encode::{Bos, BosPolicy, Encode};
 pub use error::{Location, Place, PromptError};
 pub use format::Format;
+pub use left_out::LeftOut;
 pub use positions::{Selector, resolve_positions};
 pub use show::show_piece;
 pub use write::write_jsonl;
@@ -95,6 +100,8 @@ pub struct PromptSet {
     pub labels: Map<String, Value>,
     /// [`hash_pairs`] of `pairs`.
     pub hash: String,
+    /// Rows of MIB's data that do not fit the tokenizer.
+    pub left_out: LeftOut,
 }
 
 impl PromptSet {
@@ -153,6 +160,16 @@ const MAX_FILE: u64 = 256 << 20;
 
 /// Reads the pairs of a file. See [`parse`].
 pub fn load(path: &Path, tokenizer: Option<&dyn Encode>, options: &LoadOptions) -> Result<PromptSet, PromptError> {
+    load_choosing(path, tokenizer, options, None)
+}
+
+/// [`load`], with the counterfactual of MIB's data that is the corrupted prompt. See [`parse_choosing`].
+pub fn load_choosing(
+    path: &Path,
+    tokenizer: Option<&dyn Encode>,
+    options: &LoadOptions,
+    counterfactual: Option<&str>,
+) -> Result<PromptSet, PromptError> {
     let name = path.display().to_string();
     let io = |source| PromptError::Io { file: name.clone(), source };
     let mut bytes = Vec::new();
@@ -161,31 +178,70 @@ pub fn load(path: &Path, tokenizer: Option<&dyn Encode>, options: &LoadOptions) 
     if bytes.len() as u64 > MAX_FILE {
         return Err(PromptError::FileTooLarge { file: name, limit: MAX_FILE });
     }
-    parse(&name, &bytes, tokenizer, options)
+    parse_choosing(&name, &bytes, tokenizer, options, counterfactual)
 }
 
 /// Reads pairs from memory. `name` stands for the file in messages, and its extension tells the format (`.jsonl`,
-/// `.csv`); other names are told by content. The first thing that is wrong, in the order of the file, is the error.
+/// `.csv`, `.parquet`); other names are told by content. The first thing that is wrong, in the order of the file, is the
+/// error.
 pub fn parse(
     name: &str,
     bytes: &[u8],
     tokenizer: Option<&dyn Encode>,
     options: &LoadOptions,
 ) -> Result<PromptSet, PromptError> {
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-        PromptError::NotUtf8 { at: Location { file: name.to_owned(), place: Place::Line(line) } }
-    })?;
+    parse_choosing(name, bytes, tokenizer, options, None)
+}
+
+/// [`parse`], with the counterfactual of MIB's data that is the corrupted prompt (`abc` or `abc_counterfactual`); `None`
+/// for the one that MIB takes. Rows of MIB's data that do not fit the tokenizer are counted in
+/// [`left_out`](PromptSet::left_out) and no error.
+///
+/// # Errors
+/// [`PromptError::Counterfactual`] for one that the rows lack, [`PromptError::NoCounterfactuals`] for other files.
+pub fn parse_choosing(
+    name: &str,
+    bytes: &[u8],
+    tokenizer: Option<&dyn Encode>,
+    options: &LoadOptions,
+    counterfactual: Option<&str>,
+) -> Result<PromptSet, PromptError> {
     let bos = Bos::new(options.bos, tokenizer.and_then(Encode::bos));
     let mut resolver = resolve::Resolver { file: name, tokenizer, options, bos };
-    let mut pairs = Vec::new();
-    let (format, labels) = format::read(name, text, &mut |record| {
-        pairs.push(resolver.pair(record)?);
+    let (mut pairs, mut left_out) = (Vec::new(), LeftOut::default());
+    let sink = &mut |record: record::Record| {
+        if record.from_mib && record.corrupted.value.is_null() {
+            left_out.no_counterfactual += 1;
+            return Ok(());
+        }
+        let (from_mib, bos) = (record.from_mib, resolver.bos.clone());
+        match resolver.pair(record) {
+            Ok(pair) => pairs.push(pair),
+            Err(error) if from_mib => {
+                left_out.count(error)?;
+                resolver.bos = bos;
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
-    })?;
+    };
+    let is_parquet = Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"));
+    let (format, labels) = if is_parquet || bytes.starts_with(parquet::MAGIC) {
+        parquet::read(name, bytes, counterfactual, sink)?;
+        (Format::Parquet, Map::new())
+    } else {
+        let text = std::str::from_utf8(bytes).map_err(|error| {
+            let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
+            PromptError::NotUtf8 { at: Location { file: name.to_owned(), place: Place::Line(line) } }
+        })?;
+        format::read(name, text, counterfactual, sink)?
+    };
     if pairs.is_empty() {
-        return Err(PromptError::NoPairs { file: name.to_owned() });
+        return Err(match left_out.say() {
+            Some(reasons) => PromptError::AllLeftOut { file: name.to_owned(), reasons },
+            None => PromptError::NoPairs { file: name.to_owned() },
+        });
     }
     let hash = hash_pairs(&pairs);
-    Ok(PromptSet { pairs, bos: resolver.bos, source: name.to_owned(), format, labels, hash })
+    Ok(PromptSet { pairs, bos: resolver.bos, source: name.to_owned(), format, labels, hash, left_out })
 }

@@ -1,6 +1,7 @@
 //! One pair as its file spells it, before tokens: the same shape for every format.
 
 use super::error::{Location, Place, PromptError};
+use super::mib;
 use super::show::{kind, quote};
 use serde_json::{Map, Value};
 
@@ -24,6 +25,8 @@ pub(super) struct Record {
     pub labels: Map<String, Value>,
     /// The names of all fields of the record, for messages about one that is missing.
     pub has: Vec<String>,
+    /// A row of MIB's data, which may be left out where it does not fit the tokenizer.
+    pub from_mib: bool,
 }
 
 /// The names of the fields, the canonical one first.
@@ -35,11 +38,23 @@ pub(super) const POSITIONS: &[&str] = &["positions"];
 
 impl Record {
     /// Reads one JSON object; what has no meaning here becomes a label. `everywhere` are positions of all pairs.
-    pub(super) fn from_json(at: &Location, value: Value, everywhere: Option<&Value>) -> Result<Record, PromptError> {
+    /// `counterfactual` is the one that the user chose, which only a row of MIB's data has.
+    pub(super) fn from_json(
+        at: &Location,
+        value: Value,
+        everywhere: Option<&Value>,
+        counterfactual: Option<&str>,
+    ) -> Result<Record, PromptError> {
         let mut object = match value {
             Value::Object(object) => object,
             other => return Err(PromptError::NotAnObject { at: at.clone(), found: kind(&other) }),
         };
+        if mib::is_row(&object) {
+            return mib::record(at, object, counterfactual);
+        }
+        if counterfactual.is_some() {
+            return Err(PromptError::NoCounterfactuals { file: at.file.clone() });
+        }
         let has: Vec<String> = object.keys().cloned().collect();
         let clean = required(at, take(at, &mut object, CLEAN)?, CLEAN, &has)?;
         let corrupted = required(at, take(at, &mut object, CORRUPTED)?, CORRUPTED, &has)?;
@@ -56,6 +71,7 @@ impl Record {
             positions: everywhere.into_iter().chain(own).collect(),
             labels: object,
             has,
+            from_mib: false,
         })
     }
 }

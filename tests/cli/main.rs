@@ -10,4 +10,5 @@ mod resume;
 mod run_folder;
 mod scene;
 mod selections;
+mod tasks;
 mod transcripts;

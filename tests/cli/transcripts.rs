@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// Compares `text` with the golden file `name`.
 #[track_caller]
-fn golden(name: &str, text: &str) {
+pub fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("PATCHWAVE_UPDATE_GOLDEN").is_some() {
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");

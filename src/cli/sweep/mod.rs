@@ -27,7 +27,7 @@ const MORE: &str = "\
 A cell is one patched run: the base run with one activation taken from the other run. --direction denoise patches clean
 into corrupted (effect 0: still corrupted, 1: clean again), noise patches corrupted into clean (0: unharmed, -1:
 destroyed). Sites: resid_pre resid_mid resid_post attn_out mlp_out z q k v attn_scores pattern result mlp_pre
-mlp_post. Without --model and --prompts the bundled demo model is swept.";
+mlp_post. Without --model and --prompts the bundled demo model is swept. --task makes the pairs: --task ioi.";
 
 #[derive(clap::Args)]
 #[command(after_help = MORE)]
@@ -242,7 +242,8 @@ fn run_in<B: Backend>(
         verifying: verify_seconds,
         total: started.elapsed().as_secs_f64(),
     };
-    let asked = Asked { args, set: &set, n_given, direction: plan.direction, metric: plan.metric };
+    let task = args.pairs.made_by()?;
+    let asked = Asked { args, set: &set, task, n_given, direction: plan.direction, metric: plan.metric };
     let (result, notes) = report(&asked, &sweep, outcome, verified, folder.known.len(), seconds);
     Ok((result, folder.path.clone(), notes))
 }

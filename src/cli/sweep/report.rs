@@ -7,12 +7,14 @@ use crate::export::{Axis, RunResult, SiteEffects};
 use crate::prompts::PromptSet;
 use crate::sweep::effect::effects;
 use crate::sweep::{Direction, Metric, Outcome, Sweep, Verification};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What the user asked for, after it has been checked.
 pub struct Asked<'a> {
     pub args: &'a Args,
     pub set: &'a PromptSet,
+    /// Name, corruption, number and seed of the task that made the pairs; null for pairs of a file.
+    pub task: Value,
     /// Pairs before `--correct-only`.
     pub n_given: usize,
     pub direction: Direction,
@@ -75,7 +77,8 @@ pub fn report<B: Backend>(
     let meta = json!({
         "patchwave_version": env!("CARGO_PKG_VERSION"),
         "prompts": {
-            "path": asked.set.source, "sha256": asked.set.hash, "pairs_given": asked.n_given, "pairs_dropped": asked.n_given - n_pairs, "bos": asked.set.bos,
+            "path": asked.set.source, "task": asked.task, "sha256": asked.set.hash, "pairs_given": asked.n_given, "pairs_dropped": asked.n_given - n_pairs, "bos": asked.set.bos,
+            "left_out": asked.set.left_out.total(),
         },
         "clean_prefers_answer": n_pairs - not_preferred,
         "dtype": asked.args.device.dtype,

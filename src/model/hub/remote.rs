@@ -5,7 +5,7 @@
 
 use super::store::{Store, failed, is_commit, make_parent};
 use super::{Hub, HubError, HubId, Progress};
-use crate::model::quietly;
+use crate::quiet::quietly;
 use hf_hub::api::RepoInfo;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
