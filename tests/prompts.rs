@@ -67,7 +67,14 @@ impl Encode for Words {
 }
 
 fn options() -> LoadOptions {
-    LoadOptions { bos: BosPolicy::Auto, d_vocab: 200, n_ctx: Some(64), needs_wrong: true, needs_answer: true }
+    LoadOptions {
+        bos: BosPolicy::Auto,
+        d_vocab: 200,
+        n_ctx: Some(64),
+        needs_wrong: true,
+        needs_answer: true,
+        needs_corrupted: true,
+    }
 }
 
 fn read(name: &str, text: &str) -> Result<PromptSet, PromptError> {

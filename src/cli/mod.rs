@@ -1,10 +1,13 @@
 //! The command line: one file per subcommand. Each parses, calls the library, and prints.
 
 mod args;
+mod capture;
 mod device;
 mod heatmap;
 mod inspect;
+mod interrupt;
 mod model;
+mod probe;
 mod sweep;
 mod terminal;
 
@@ -20,6 +23,8 @@ Examples:
   patchwave sweep --model M --prompts P --sites resid_pre,attn_out,mlp_out --by pos
   patchwave sweep --model M --prompts P --sites z,q,k,v,pattern --by head,pos --direction noise
   patchwave heatmap runs/demo-z-1 --output picture.html
+  patchwave capture --model M --prompts P --sites logits,resid_post,z --output acts.safetensors
+  patchwave probe --model M --prompts P --sites resid_post --label FIELD
   patchwave inspect --model M                         what can be patched, with shapes
 
 M is a folder in Hugging Face layout or a .gguf file. P is JSONL, one pair a line:
@@ -41,6 +46,10 @@ enum Command {
     Sweep(Box<sweep::Args>),
     /// Draw a finished run as SVG, PNG or HTML
     Heatmap(heatmap::Args),
+    /// Write activations and logits of the unpatched runs to safetensors or .npy files
+    Capture(Box<capture::Args>),
+    /// Read labels from activations with a linear probe at every layer and position
+    Probe(Box<probe::Args>),
     /// Show what a model is made of, its patch points with shapes, and the memory that a sweep takes
     Inspect(inspect::Args),
 }
@@ -67,6 +76,8 @@ pub fn main() -> ExitCode {
     let done = std::panic::catch_unwind(|| match cli.command {
         Command::Sweep(args) => sweep::run(*args),
         Command::Heatmap(args) => heatmap::run(args),
+        Command::Capture(args) => capture::run(*args),
+        Command::Probe(args) => probe::run(*args),
         Command::Inspect(args) => inspect::run(args),
     });
     match done {

@@ -7,7 +7,10 @@ pub mod color;
 mod geometry;
 mod html;
 mod png;
+mod scores;
 mod svg;
+
+pub use scores::ScorePanel;
 
 use std::path::Path;
 

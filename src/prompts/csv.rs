@@ -169,7 +169,16 @@ impl Columns {
             }
         }
         let has = self.names.clone();
-        Ok(Record { place: at.place, clean, corrupted, answers, wrong, positions: Vec::new(), labels, has })
+        Ok(Record {
+            place: at.place,
+            clean: Some(clean),
+            corrupted: Some(corrupted),
+            answers,
+            wrong,
+            positions: Vec::new(),
+            labels,
+            has,
+        })
     }
 }
 

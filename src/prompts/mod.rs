@@ -46,7 +46,8 @@ use std::path::Path;
 pub struct Pair {
     /// Token ids `[len]`, a BOS included.
     pub clean: Vec<u32>,
-    /// Token ids `[len]`, different from `clean` somewhere.
+    /// Token ids `[len]`, different from `clean` somewhere. Empty where the file has none and may have none
+    /// ([`LoadOptions::needs_corrupted`]).
     pub corrupted: Vec<u32>,
     /// The tokens that are right after `clean`; empty where the file has none and the metric needs none.
     pub answers: Vec<u32>,
@@ -146,6 +147,9 @@ pub struct LoadOptions {
     pub needs_wrong: bool,
     /// Whether the metric reads `answer`.
     pub needs_answer: bool,
+    /// Whether every pair must have its corrupted prompt. Without, a record may have a clean prompt alone, which may
+    /// then be called `prompt` or `text`, too; [`Pair::corrupted`] is empty there.
+    pub needs_corrupted: bool,
 }
 
 /// The most bytes that are read from one file of prompts.
@@ -153,6 +157,12 @@ const MAX_FILE: u64 = 256 << 20;
 
 /// Reads the pairs of a file. See [`parse`].
 pub fn load(path: &Path, tokenizer: Option<&dyn Encode>, options: &LoadOptions) -> Result<PromptSet, PromptError> {
+    let (name, bytes) = read_file(path)?;
+    parse(&name, &bytes, tokenizer, options)
+}
+
+/// The file's name for messages, and its bytes.
+fn read_file(path: &Path) -> Result<(String, Vec<u8>), PromptError> {
     let name = path.display().to_string();
     let io = |source| PromptError::Io { file: name.clone(), source };
     let mut bytes = Vec::new();
@@ -161,7 +171,25 @@ pub fn load(path: &Path, tokenizer: Option<&dyn Encode>, options: &LoadOptions) 
     if bytes.len() as u64 > MAX_FILE {
         return Err(PromptError::FileTooLarge { file: name, limit: MAX_FILE });
     }
-    parse(&name, &bytes, tokenizer, options)
+    Ok((name, bytes))
+}
+
+fn text_of<'b>(name: &str, bytes: &'b [u8]) -> Result<&'b str, PromptError> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
+        PromptError::NotUtf8 { at: Location { file: name.to_owned(), place: Place::Line(line) } }
+    })
+}
+
+/// The labels of a file's records, with where each stands: no prompt is looked at, so no tokenizer is needed.
+pub fn load_labels(path: &Path) -> Result<Vec<(Location, Map<String, Value>)>, PromptError> {
+    let (name, bytes) = read_file(path)?;
+    let mut labels = Vec::new();
+    format::read(&name, text_of(&name, &bytes)?, &mut |record| {
+        labels.push((record.place, record.labels));
+        Ok(())
+    })?;
+    Ok(labels.into_iter().map(|(place, labels)| (Location { file: name.clone(), place }, labels)).collect())
 }
 
 /// Reads pairs from memory. `name` stands for the file in messages, and its extension tells the format (`.jsonl`,
@@ -172,10 +200,7 @@ pub fn parse(
     tokenizer: Option<&dyn Encode>,
     options: &LoadOptions,
 ) -> Result<PromptSet, PromptError> {
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-        PromptError::NotUtf8 { at: Location { file: name.to_owned(), place: Place::Line(line) } }
-    })?;
+    let text = text_of(name, bytes)?;
     let bos = Bos::new(options.bos, tokenizer.and_then(Encode::bos));
     let mut resolver = resolve::Resolver { file: name, tokenizer, options, bos };
     let mut pairs = Vec::new();
