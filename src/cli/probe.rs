@@ -31,7 +31,7 @@ pub struct Args {
     #[arg(long, alias = "labels", value_name = "FIELD")]
     label: String,
     /// What `patchwave capture` wrote, as safetensors; labels are in it, or in --prompts
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "layers", "positions", "correct_only"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "allow_config_key", "layers", "positions", "correct_only", "bos", "device", "dtype", "max_memory"])]
     activations: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
