@@ -47,7 +47,7 @@ fn ten_times_the_prompts_take_no_more_memory() {
     };
     let limits = Limits { max_rows: 40, cache_bytes: 1 << 20 };
     let folder = tempfile::tempdir().unwrap();
-    let mut peak_and_file = |n: usize| {
+    let peak_and_file = |n: usize| {
         let pairs = support::random_pairs(5, n, model.spec.d_vocab);
         let plan = Plan::new(&model.spec, &pairs, asked.clone(), vec![]).unwrap();
         let path = folder.path().join(n.to_string());
@@ -61,6 +61,6 @@ fn ten_times_the_prompts_take_no_more_memory() {
     peak_and_file(40);
     let (few, small) = peak_and_file(40);
     let (many, large) = peak_and_file(400);
-    assert!(large > 9 * small && large > 3_000_000, "{small} and {large} bytes on disk");
+    assert!(large > 9 * small && large > 1_000_000, "{small} and {large} bytes on disk");
     assert!(many < few + (large - small) / 10, "40 pairs held {few} bytes, 400 pairs {many}, for a file of {large}");
 }

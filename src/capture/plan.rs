@@ -128,10 +128,11 @@ pub struct Plan {
     pub(super) row_starts: Vec<u64>,
     /// First entry of every pair's matrix of one head, and one more for the end.
     pub(super) square_starts: Vec<u64>,
-    /// Numbers kept for one row, one entry of a square, and the widest tensor's row.
+    /// Numbers kept for one row and one entry of a square; the widest tensor's row, and the most heads of a matrix.
     per_row: usize,
     per_square: usize,
     widest: usize,
+    most_heads: usize,
 }
 
 impl Plan {
@@ -162,7 +163,7 @@ impl Plan {
         };
         let mut tensors = layout.about_pairs(pairs, &asked)?;
         let (mut keep, program) = (Keep::default(), Program::new(spec));
-        let (mut per_row, mut per_square, mut widest) = (0, 0, 0);
+        let (mut per_row, mut per_square, mut widest, mut most_heads) = (0, 0, 0, 0);
         for run in &asked.runs {
             for hook in &asked.hooks {
                 let Hook::Site(site) = hook else {
@@ -191,6 +192,7 @@ impl Plan {
                     } else {
                         let heads = site.heads(spec, layer);
                         per_square += if new { heads } else { 0 };
+                        most_heads = most_heads.max(heads);
                         let content = Content::Matrices { run: *run, site: *site, layer, heads };
                         tensors.push(layout.matrices(name, &asked, heads, content));
                     }
@@ -203,7 +205,7 @@ impl Plan {
         tensors.iter().try_fold(0u64, |n, t| n.checked_add(t.bytes().ok()?)).ok_or(CaptureError::TooLarge)?;
         let metadata = about.into_iter().chain(own_metadata(spec, &asked)).collect();
         let Layout { row_starts, square_starts, .. } = layout;
-        Ok(Plan { asked, tensors, metadata, keep, row_starts, square_starts, per_row, per_square, widest })
+        Ok(Plan { asked, tensors, metadata, keep, row_starts, square_starts, per_row, per_square, widest, most_heads })
     }
 
     /// The activations for a terminal, equal layers together: name with `*` for the layer, how many layers, shape.
@@ -237,7 +239,7 @@ impl Plan {
 
     /// Bytes that the run of one prompt of `len` tokens keeps, and what writing its widest tensor takes beside it.
     pub fn kept_bytes(&self, len: usize) -> usize {
-        let squares = (self.per_square + if self.per_square > 0 { 2 } else { 0 }).saturating_mul(len * len);
+        let squares = (self.per_square + 3 * self.most_heads).saturating_mul(len.saturating_mul(len));
         (self.per_row + 2 * self.widest).saturating_mul(len).saturating_add(squares).saturating_mul(4)
     }
 

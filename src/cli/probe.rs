@@ -24,6 +24,9 @@ wrote (--activations), or captures for itself (--model and --prompts). Besides s
 writes directions: the second class's minus the first's, long enough that adding one moves the first class's mean to
 the second's along it.";
 
+/// Where new folders go.
+const RUNS: &str = "runs";
+
 #[derive(clap::Args)]
 #[command(after_help = MORE)]
 pub struct Args {
@@ -81,9 +84,19 @@ pub fn run(args: Args) -> Result<(), Error> {
     if !(args.l2 > 0.0 && args.l2.is_finite()) {
         return Err(ProbeError::Penalty { l2: args.l2 }.into());
     }
-    let Some(path) = &args.activations else {
-        return args.device.run(ProbeJob { args: &args });
+    let had_runs = Path::new(RUNS).exists();
+    let done = match &args.activations {
+        Some(path) => from_file(&args, path),
+        None => args.device.run(ProbeJob { args: &args }),
     };
+    if done.is_err() && args.output.is_none() && !had_runs {
+        // Fails, rightly, where something else has been put there meanwhile.
+        let _ = fs::remove_dir(RUNS);
+    }
+    done
+}
+
+fn from_file(args: &Args, path: &Path) -> Result<(), Error> {
     let activations = Activations::open(path)?;
     let labelled = match &args.pairs.prompts {
         Some(prompts) => labels_of(prompts, activations.n_pairs)?,
@@ -92,9 +105,9 @@ pub fn run(args: Args) -> Result<(), Error> {
     let target = Target::read(&labelled, &args.label, args.kind)?;
     let folds = Folds::new(&target, &args.label, args.folds, args.seed)?;
     let name = activations.about("model").unwrap_or("model").to_owned();
-    let output = output(&args, &name)?;
+    let output = output(args, &name)?;
     let folder = open(&output)?;
-    probe_and_write(&args, &activations, &target, folds, sites(&args)?, folder, &output, &name)
+    probe_and_write(args, &activations, &target, folds, sites(args)?, folder, &output, &name)
 }
 
 /// The labels of a file of prompts, which must be as many as the activations are.
@@ -122,7 +135,7 @@ fn output(args: &Args, name: &str) -> Result<PathBuf, Error> {
             // A name from a file may be any text.
             let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
             let stem: String = name.chars().take(80).map(plain).collect();
-            let parent = Path::new("runs");
+            let parent = Path::new(RUNS);
             fs::create_dir_all(parent).map_err(|source| ProbeError::Write { path: parent.into(), source })?;
             Ok(folder::next_free(parent, &format!("{stem}-probe")))
         }
