@@ -50,7 +50,8 @@ pub(super) fn minimise(x: &Matrix, loss: &Loss, l2: f64) -> Minimum {
             let mut next = params.clone();
             add_scaled(&mut next, length, &step);
             let there = objective(&next);
-            if there <= value + 1e-4 * length * slope {
+            // Close to the minimum the way down is less than rounding shows.
+            if there <= value + 1e-4 * length * slope + 1e-13 * value.abs() {
                 break Some((next, there));
             }
             length /= 2.0;
