@@ -326,7 +326,7 @@ fn sites_that_are_not_there_or_named_twice() {
     let message = refused(vec![Hook::Site(Site::ResidMid)]);
     assert!(message.contains("resid_mid") && message.contains("gpt_neox") && message.contains("logits"), "{message}");
     assert!(refused(vec![Hook::Logits, Hook::Logits]).contains("logits twice"));
-    let alone = vec![Pair { corrupted: vec![], ..pairs[0].clone() }];
+    let alone = [Pair { corrupted: vec![], ..pairs[0].clone() }];
     let message = Plan::new(&model.spec, &alone, everything(&model.spec), vec![]).unwrap_err().to_string();
     assert!(message.contains("pair 0") && message.contains("--run clean"), "{message}");
 }

@@ -2,7 +2,6 @@
 
 use crate::capture::CaptureError;
 use crate::error::exit_code_of_write;
-use crate::export::ExportError;
 use std::io;
 use std::path::PathBuf;
 
@@ -41,8 +40,6 @@ pub enum ProbeError {
     #[error("{0}")]
     Asked(String),
     #[error(transparent)]
-    Export(#[from] ExportError),
-    #[error(transparent)]
     Capture(#[from] CaptureError),
     #[error("interrupted; nothing was written")]
     Interrupted,
@@ -53,7 +50,6 @@ impl ProbeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             ProbeError::Write { source, .. } => exit_code_of_write(source),
-            ProbeError::Export(e) => e.exit_code(),
             ProbeError::Capture(e) => e.exit_code(),
             ProbeError::Interrupted => 1,
             _ => 2,

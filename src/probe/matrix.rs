@@ -125,8 +125,8 @@ mod tests {
         (0..3).for_each(|i| regular.data[i * 3 + i] += 1.0);
         let b = [1.0, -2.0, 0.5];
         let x = regular.cholesky().solve_lower_twice(&b);
-        for i in 0..3 {
-            assert!((dot(regular.row(i), &x) - b[i]).abs() < 1e-12);
+        for (i, b) in b.iter().enumerate() {
+            assert!((dot(regular.row(i), &x) - b).abs() < 1e-12);
         }
     }
 }
