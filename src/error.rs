@@ -1,10 +1,13 @@
 //! The library's one error type: what went wrong, and which exit code the command line gives it.
 
 use crate::backend::BackendError;
+use crate::capture::CaptureError;
 use crate::export::ExportError;
 use crate::model::ModelError;
+use crate::probe::ProbeError;
 use crate::prompts::PromptError;
 use crate::sweep::SweepError;
+use std::io::{self, ErrorKind};
 
 /// Everything the library can fail with. Each module has a typed error of its own; this is their sum.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +23,10 @@ pub enum Error {
     Sweep(#[from] SweepError),
     #[error(transparent)]
     Export(#[from] ExportError),
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
     /// Options that contradict each other or the model.
     #[error("{0}")]
     Usage(String),
@@ -32,9 +39,25 @@ impl Error {
             Error::Model(e) | Error::Backend(BackendError::Model(e)) => e.exit_code(),
             Error::Prompt(e) => e.exit_code(),
             Error::Export(e) => e.exit_code(),
+            Error::Capture(e) => e.exit_code(),
+            Error::Probe(e) => e.exit_code(),
             Error::Sweep(SweepError::MeanOfMatrices) | Error::Usage(_) => 2,
             Error::Sweep(SweepError::Backend(BackendError::Model(e))) => e.exit_code(),
             Error::Backend(_) | Error::Sweep(_) => 1,
         }
+    }
+}
+
+/// 2 for a place that cannot be written to at all, 1 for what fails on the way (a full disk, a lost file system).
+pub(crate) fn exit_code_of_write(error: &io::Error) -> u8 {
+    match error.kind() {
+        ErrorKind::PermissionDenied
+        | ErrorKind::NotFound
+        | ErrorKind::NotADirectory
+        | ErrorKind::IsADirectory
+        | ErrorKind::InvalidFilename
+        | ErrorKind::ReadOnlyFilesystem
+        | ErrorKind::AlreadyExists => 2,
+        _ => 1,
     }
 }

@@ -14,6 +14,8 @@
 //!    │                                                                                    the operations, as one
 //!    ▼                                                                                    trait: cpu/ cuda/
 //! sweep     sites, cells, plan, the wave, the reference path, metrics, effects
+//! capture   beside it: activations of whole runs to files, batch by batch
+//! probe     on captures: what can be read from an activation, and in which direction
 //!    │
 //!    ▼
 //! export    run folders, heat maps (SVG, PNG, HTML), tables
@@ -42,6 +44,7 @@
 //!     n_ctx: spec.n_ctx,
 //!     needs_wrong: true,
 //!     needs_answer: true,
+//!     needs_corrupted: true,
 //! };
 //! let tokenizer = files.tokenizer.as_ref().map(|t| t as &dyn prompts::Encode);
 //! let set = prompts::parse("demo", demo::PAIRS.as_bytes(), tokenizer, &options)?;
@@ -66,12 +69,14 @@
 //! ```
 
 pub mod backend;
+pub mod capture;
 pub mod cli;
 pub mod demo;
 pub mod engine;
 pub mod error;
 pub mod export;
 pub mod model;
+pub mod probe;
 pub mod prompts;
 mod quiet;
 pub mod sweep;

@@ -19,6 +19,7 @@ fn demo_model() -> (Model<Cpu>, Vec<Pair>) {
         n_ctx: files.spec.n_ctx,
         needs_wrong: true,
         needs_answer: true,
+        needs_corrupted: true,
     };
     let tokenizer = files.tokenizer.as_ref().map(|t| t as &dyn Encode);
     let pairs = prompts::parse("demo", demo::PAIRS.as_bytes(), tokenizer, &options).expect("the pairs load").pairs;

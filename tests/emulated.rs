@@ -176,6 +176,7 @@ fn the_demo_gives_the_cpus_effects() {
         n_ctx: files.spec.n_ctx,
         needs_wrong: true,
         needs_answer: true,
+        needs_corrupted: true,
     };
     let tokenizer = files.tokenizer.as_ref().map(|t| t as &dyn patchwave::prompts::Encode);
     let pairs = patchwave::demo::PAIRS.lines().take(4).collect::<Vec<_>>().join("\n");

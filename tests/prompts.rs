@@ -67,7 +67,14 @@ impl Encode for Words {
 }
 
 fn options() -> LoadOptions {
-    LoadOptions { bos: BosPolicy::Auto, d_vocab: 200, n_ctx: Some(64), needs_wrong: true, needs_answer: true }
+    LoadOptions {
+        bos: BosPolicy::Auto,
+        d_vocab: 200,
+        n_ctx: Some(64),
+        needs_wrong: true,
+        needs_answer: true,
+        needs_corrupted: true,
+    }
 }
 
 fn read(name: &str, text: &str) -> Result<PromptSet, PromptError> {
@@ -888,4 +895,28 @@ fn columns_are_labelled_by_the_token_that_all_pairs_share() {
         position_labels(&text, Some(&words()), Align::Start),
         ["<bos>_0", "When_1", "␣Mary_2", "␣and_3", "␣John_4", "␣gave_5", "⏎_6"]
     );
+}
+
+/// What reads activations needs no pair: a record may have its clean prompt alone, under any of three names.
+#[test]
+fn a_prompt_may_stand_alone_where_no_pair_is_needed() {
+    let alone = LoadOptions { needs_corrupted: false, needs_answer: false, needs_wrong: false, ..options() };
+    let lines = "{\"clean\": [1, 2]}\n{\"prompt\": [3], \"kind\": \"b\"}\n{\"text\": [4, 5, 6]}\n";
+    let set = parse("p.jsonl", lines.as_bytes(), None, &alone).expect("three prompts");
+    let ids: Vec<&[u32]> = set.pairs.iter().map(|p| &p.clean[..]).collect();
+    assert_eq!(ids, [&[1, 2][..], &[3], &[4, 5, 6]]);
+    assert!(set.pairs.iter().all(|p| p.corrupted.is_empty()));
+    assert_eq!(set.pairs[1].labels.keys().collect::<Vec<_>>(), ["kind"]);
+    // With a corrupted prompt it is a pair, and held to what pairs must be.
+    let error = parse("p.jsonl", b"{\"text\": [1], \"corrupted\": [2, 3]}", None, &alone).unwrap_err().to_string();
+    assert!(error.contains("clean has 1 tokens and corrupted 2"), "{error}");
+    for (line, field) in
+        [("{\"x\": 1}", "`clean`"), ("{\"text\": [1], \"prompt\": [1]}", "two names of the same field")]
+    {
+        let error = parse("p.jsonl", line.as_bytes(), None, &alone).unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+    // Where a pair is needed, `text` is a label like any other.
+    let error = parse("p.jsonl", b"{\"text\": [1]}", None, &options()).unwrap_err().to_string();
+    assert!(error.contains("no field `clean`") && error.contains("\"text\""), "{error}");
 }

@@ -41,6 +41,7 @@ fn effects_on_a_real_model_equal_the_float64_reference() {
         n_ctx: spec.n_ctx,
         needs_wrong: true,
         needs_answer: true,
+        needs_corrupted: true,
     };
     let pairs = prompts::load(&fixtures.join("pairs.jsonl"), None, &options).expect("the pairs load").pairs;
     assert_eq!(pairs.len(), 8);

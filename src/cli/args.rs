@@ -69,12 +69,28 @@ pub struct PairArgs {
 impl PairArgs {
     /// The pairs, checked against the model. Of answers, what `needs` says must be there.
     pub fn load(&self, model: &ModelArgs, files: &ModelFiles, needs: Answers) -> Result<PromptSet, Error> {
+        self.load_with(model, files, needs, true)
+    }
+
+    /// The same for what reads activations: a record may have a clean prompt alone, and needs no answer.
+    pub fn load_prompts(&self, model: &ModelArgs, files: &ModelFiles) -> Result<PromptSet, Error> {
+        self.load_with(model, files, Answers { answer: self.correct_only, wrong: false }, false)
+    }
+
+    fn load_with(
+        &self,
+        model: &ModelArgs,
+        files: &ModelFiles,
+        needs: Answers,
+        needs_corrupted: bool,
+    ) -> Result<PromptSet, Error> {
         let options = LoadOptions {
             bos: self.bos,
             d_vocab: files.spec.d_vocab,
             n_ctx: files.spec.n_ctx,
             needs_wrong: needs.wrong,
             needs_answer: needs.answer,
+            needs_corrupted,
         };
         let tokenizer = files.tokenizer.as_ref().map(|t| t as &dyn Encode);
         if let Some(task) = &self.task {

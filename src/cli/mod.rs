@@ -1,11 +1,14 @@
 //! The command line: one file per subcommand. Each parses, calls the library, and prints.
 
 mod args;
+mod capture;
 mod device;
 mod diff;
 mod heatmap;
 mod inspect;
+mod interrupt;
 mod model;
+mod probe;
 mod sweep;
 mod task;
 mod terminal;
@@ -23,6 +26,8 @@ Examples:
   patchwave sweep --model M --prompts P --sites z,q,k,v,pattern --by head,pos --direction noise
   patchwave heatmap runs/demo-z-1 --output picture.html
   patchwave diff runs/a runs/b                        what changed, and is it more than chance?
+  patchwave capture --model M --prompts P --sites logits,resid_post,z --output acts.safetensors
+  patchwave probe --model M --prompts P --sites resid_post --label FIELD
   patchwave inspect --model M                         what can be patched, with shapes
   patchwave task ioi --model M > pairs.jsonl          prompt pairs for its tokenizer; or: sweep --model M --task ioi
 
@@ -48,6 +53,10 @@ enum Command {
     Heatmap(heatmap::Args),
     /// Compare two runs cell by cell: differences with intervals, correlations, a picture
     Diff(diff::Args),
+    /// Write activations and logits of the unpatched runs to safetensors or .npy files
+    Capture(Box<capture::Args>),
+    /// Read labels from activations with a linear probe at every layer and position
+    Probe(Box<probe::Args>),
     /// Show what a model is made of, its patch points with shapes, and the memory that a sweep takes
     Inspect(inspect::Args),
     /// Make prompt pairs for a model's tokenizer: ioi, greater_than … as JSONL; without NAME, list the tasks
@@ -77,6 +86,8 @@ pub fn main() -> ExitCode {
         Command::Sweep(args) => sweep::run(*args),
         Command::Heatmap(args) => heatmap::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Capture(args) => capture::run(*args),
+        Command::Probe(args) => probe::run(*args),
         Command::Inspect(args) => inspect::run(args),
         Command::Task(args) => task::run(args),
     });

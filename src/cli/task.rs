@@ -48,6 +48,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         n_ctx: files.spec.n_ctx,
         needs_wrong: true,
         needs_answer: true,
+        needs_corrupted: true,
     };
     let (jsonl, _) = task_pairs(name, args.pairs, args.seed, tokenizer, &options)?;
     match &args.output {

@@ -1,6 +1,6 @@
 //! What can go wrong between a finished sweep and its files.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::PathBuf;
 
 /// A run folder that cannot be written or read, or a picture that cannot be drawn.
@@ -47,16 +47,7 @@ impl ExportError {
     /// cannot be written to at all, and every other bad input.
     pub fn exit_code(&self) -> u8 {
         match self {
-            ExportError::Write { source, .. } => match source.kind() {
-                ErrorKind::PermissionDenied
-                | ErrorKind::NotFound
-                | ErrorKind::NotADirectory
-                | ErrorKind::IsADirectory
-                | ErrorKind::InvalidFilename
-                | ErrorKind::ReadOnlyFilesystem
-                | ErrorKind::AlreadyExists => 2,
-                _ => 1,
-            },
+            ExportError::Write { source, .. } => crate::error::exit_code_of_write(source),
             _ => 2,
         }
     }

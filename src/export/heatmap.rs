@@ -11,10 +11,12 @@ mod legible;
 mod panel;
 mod png;
 mod scale;
+mod scores;
 mod svg;
 
 pub use panel::{Layout, Panel};
 pub use scale::Scale;
+pub use scores::ScorePanel;
 
 use std::path::Path;
 

@@ -9,17 +9,14 @@
 //!   columns (`corrupted_hard` among them) are labels.
 
 use super::error::{Location, Place, PromptError};
+use super::format::Sink;
 use super::record::{self, CLEAN, CORRUPTED, Field, Record};
 use super::show::quote;
 use super::strict_json;
 use serde_json::{Map, Value};
 
 /// Reads the records of `text` in order into `sink`.
-pub(super) fn read(
-    file: &str,
-    text: &str,
-    sink: &mut dyn FnMut(Record) -> Result<(), PromptError>,
-) -> Result<(), PromptError> {
+pub(super) fn read(file: &str, text: &str, sink: Sink<'_>) -> Result<(), PromptError> {
     let mut reader = ::csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
     let mut lines = LineCounter { text: text.as_bytes(), byte: 0, line: 1 };
     let mut columns: Option<Columns> = None;
@@ -168,8 +165,18 @@ impl Columns {
                 labels.insert(name.clone(), Value::String(cell(index).to_owned()));
             }
         }
-        let (place, positions, has) = (at.place, Vec::new(), self.names.clone());
-        Ok(Record { place, clean, corrupted, answers, wrong, positions, labels, has, from_mib: false })
+        let has = self.names.clone();
+        Ok(Record {
+            place: at.place,
+            clean: Some(clean),
+            corrupted: Some(corrupted),
+            answers,
+            wrong,
+            positions: Vec::new(),
+            labels,
+            has,
+            from_mib: false,
+        })
     }
 }
 

@@ -59,12 +59,15 @@ impl Format {
 /// The most bytes of one JSON document (a line, or a whole file that is not JSONL): parsing multiplies them.
 const MAX_DOCUMENT: usize = 32 << 20;
 
+/// Takes the records of a file, one after the other, and may stop at one.
+pub(super) type Sink<'a> = &'a mut dyn FnMut(Record) -> Result<(), PromptError>;
+
 /// Hands every record of `text` to `sink` in order; returns the format and what the file says beside its pairs.
 pub(super) fn read(
     file: &str,
     text: &str,
     counterfactual: Option<&str>,
-    sink: &mut dyn FnMut(Record) -> Result<(), PromptError>,
+    sink: Sink<'_>,
 ) -> Result<(Format, Map<String, Value>), PromptError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim().is_empty() {
@@ -83,12 +86,7 @@ pub(super) fn read(
 }
 
 /// JSONL. Blank lines are skipped, and counted.
-fn read_lines(
-    file: &str,
-    text: &str,
-    counterfactual: Option<&str>,
-    sink: &mut dyn FnMut(Record) -> Result<(), PromptError>,
-) -> Result<(), PromptError> {
+fn read_lines(file: &str, text: &str, counterfactual: Option<&str>, sink: Sink<'_>) -> Result<(), PromptError> {
     for (index, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
             continue;
@@ -111,7 +109,7 @@ fn read_document(
     file: &str,
     text: &str,
     counterfactual: Option<&str>,
-    sink: &mut dyn FnMut(Record) -> Result<(), PromptError>,
+    sink: Sink<'_>,
 ) -> Result<Map<String, Value>, PromptError> {
     let place = |place| Location { file: file.to_owned(), place };
     if text.len() > MAX_DOCUMENT {

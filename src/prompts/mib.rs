@@ -42,8 +42,11 @@ pub(super) fn record(at: &Location, mut row: Map<String, Value>, chosen: Option<
     row.insert("counterfactual".into(), name.strip_suffix(COUNTERFACTUAL).unwrap_or(&name).into());
     Ok(Record {
         place: at.place,
-        clean: Field { name: "prompt", value: prompt },
-        corrupted: Field { name: "counterfactual prompt", value: other.get("prompt").cloned().unwrap_or_default() },
+        clean: Some(Field { name: "prompt", value: prompt }),
+        corrupted: other
+            .get("prompt")
+            .filter(|value| !value.is_null())
+            .map(|value| Field { name: "counterfactual prompt", value: value.clone() }),
         answers,
         wrong,
         positions: Vec::new(),

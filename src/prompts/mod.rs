@@ -51,7 +51,8 @@ use std::path::Path;
 pub struct Pair {
     /// Token ids `[len]`, a BOS included.
     pub clean: Vec<u32>,
-    /// Token ids `[len]`, different from `clean` somewhere.
+    /// Token ids `[len]`, different from `clean` somewhere. Empty where the file has none and may have none
+    /// ([`LoadOptions::needs_corrupted`]).
     pub corrupted: Vec<u32>,
     /// The tokens that are right after `clean`; empty where the file has none and the metric needs none.
     pub answers: Vec<u32>,
@@ -153,6 +154,9 @@ pub struct LoadOptions {
     pub needs_wrong: bool,
     /// Whether the metric reads `answer`.
     pub needs_answer: bool,
+    /// Whether every pair must have its corrupted prompt. Without, a record may have a clean prompt alone, which may
+    /// then be called `prompt` or `text`, too; [`Pair::corrupted`] is empty there.
+    pub needs_corrupted: bool,
 }
 
 /// The most bytes that are read from one file of prompts.
@@ -170,6 +174,12 @@ pub fn load_choosing(
     options: &LoadOptions,
     counterfactual: Option<&str>,
 ) -> Result<PromptSet, PromptError> {
+    let (name, bytes) = read_file(path)?;
+    parse_choosing(&name, &bytes, tokenizer, options, counterfactual)
+}
+
+/// The file's name for messages, and its bytes.
+fn read_file(path: &Path) -> Result<(String, Vec<u8>), PromptError> {
     let name = path.display().to_string();
     let io = |source| PromptError::Io { file: name.clone(), source };
     let mut bytes = Vec::new();
@@ -178,7 +188,37 @@ pub fn load_choosing(
     if bytes.len() as u64 > MAX_FILE {
         return Err(PromptError::FileTooLarge { file: name, limit: MAX_FILE });
     }
-    parse_choosing(&name, &bytes, tokenizer, options, counterfactual)
+    Ok((name, bytes))
+}
+
+/// Hands the records of a file to `sink`, in order; returns its format and what it says beside them.
+fn read_records(
+    name: &str,
+    bytes: &[u8],
+    counterfactual: Option<&str>,
+    sink: format::Sink<'_>,
+) -> Result<(Format, Map<String, Value>), PromptError> {
+    let is_parquet = Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"));
+    if is_parquet || bytes.starts_with(parquet::MAGIC) {
+        parquet::read(name, bytes, counterfactual, sink)?;
+        return Ok((Format::Parquet, Map::new()));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
+        PromptError::NotUtf8 { at: Location { file: name.to_owned(), place: Place::Line(line) } }
+    })?;
+    format::read(name, text, counterfactual, sink)
+}
+
+/// The labels of a file's records, with where each stands: no prompt is looked at, so no tokenizer is needed.
+pub fn load_labels(path: &Path) -> Result<Vec<(Location, Map<String, Value>)>, PromptError> {
+    let (name, bytes) = read_file(path)?;
+    let mut labels = Vec::new();
+    read_records(&name, &bytes, None, &mut |record| {
+        labels.push((record.place, record.labels));
+        Ok(())
+    })?;
+    Ok(labels.into_iter().map(|(place, labels)| (Location { file: name.clone(), place }, labels)).collect())
 }
 
 /// Reads pairs from memory. `name` stands for the file in messages, and its extension tells the format (`.jsonl`,
@@ -210,7 +250,7 @@ pub fn parse_choosing(
     let mut resolver = resolve::Resolver { file: name, tokenizer, options, bos };
     let (mut pairs, mut left_out) = (Vec::new(), LeftOut::default());
     let sink = &mut |record: record::Record| {
-        if record.from_mib && record.corrupted.value.is_null() {
+        if record.from_mib && record.corrupted.is_none() && options.needs_corrupted {
             left_out.no_counterfactual += 1;
             return Ok(());
         }
@@ -225,17 +265,7 @@ pub fn parse_choosing(
         }
         Ok(())
     };
-    let is_parquet = Path::new(name).extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"));
-    let (format, labels) = if is_parquet || bytes.starts_with(parquet::MAGIC) {
-        parquet::read(name, bytes, counterfactual, sink)?;
-        (Format::Parquet, Map::new())
-    } else {
-        let text = std::str::from_utf8(bytes).map_err(|error| {
-            let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-            PromptError::NotUtf8 { at: Location { file: name.to_owned(), place: Place::Line(line) } }
-        })?;
-        format::read(name, text, counterfactual, sink)?
-    };
+    let (format, labels) = read_records(name, bytes, counterfactual, sink)?;
     if pairs.is_empty() {
         return Err(match left_out.say() {
             Some(reasons) => PromptError::AllLeftOut { file: name.to_owned(), reasons },

@@ -16,8 +16,8 @@ pub(super) struct Field {
 #[derive(Debug)]
 pub(super) struct Record {
     pub place: Place,
-    pub clean: Field,
-    pub corrupted: Field,
+    pub clean: Option<Field>,
+    pub corrupted: Option<Field>,
     pub answers: Option<Field>,
     pub wrong: Option<Field>,
     /// Named positions for every pair of the file (`word_idxs`), then the pair's own, which win.
@@ -31,6 +31,8 @@ pub(super) struct Record {
 
 /// The names of the fields, the canonical one first.
 pub(super) const CLEAN: &[&str] = &["clean"];
+/// What the clean prompt may be called where it stands alone.
+pub(super) const ALONE: &[&str] = &["prompt", "text"];
 pub(super) const CORRUPTED: &[&str] = &["corrupted", "corrupt"];
 pub(super) const ANSWERS: &[&str] = &["answer", "answers"];
 pub(super) const WRONG: &[&str] = &["wrong", "wrong_answers"];
@@ -56,8 +58,8 @@ impl Record {
             return Err(PromptError::NoCounterfactuals { file: at.file.clone() });
         }
         let has: Vec<String> = object.keys().cloned().collect();
-        let clean = required(at, take(at, &mut object, CLEAN)?, CLEAN, &has)?;
-        let corrupted = required(at, take(at, &mut object, CORRUPTED)?, CORRUPTED, &has)?;
+        let clean = take(at, &mut object, CLEAN)?;
+        let corrupted = take(at, &mut object, CORRUPTED)?;
         let answers = take(at, &mut object, ANSWERS)?;
         let wrong = take(at, &mut object, WRONG)?;
         let everywhere = everywhere.map(|value| Field { name: "word_idxs", value: value.clone() });
@@ -76,16 +78,6 @@ impl Record {
     }
 }
 
-/// A field that every pair must have.
-pub(super) fn required(
-    at: &Location,
-    field: Option<Field>,
-    names: &'static [&'static str],
-    has: &[String],
-) -> Result<Field, PromptError> {
-    field.ok_or_else(|| missing(at, names, has))
-}
-
 /// The error for a field that is not there, with the names it could have had and the names that are there.
 pub(super) fn missing(at: &Location, names: &'static [&'static str], has: &[String]) -> PromptError {
     let (field, aliases) = names.split_first().map_or(("", names), |(&first, rest)| (first, rest));
@@ -95,7 +87,7 @@ pub(super) fn missing(at: &Location, names: &'static [&'static str], has: &[Stri
 }
 
 /// Takes the field out of `object` under whichever of its names it has; under two of them it is ambiguous.
-fn take(
+pub(super) fn take(
     at: &Location,
     object: &mut Map<String, Value>,
     names: &'static [&'static str],

@@ -2,7 +2,7 @@
 
 use super::encode::{Bos, BosPolicy, Encode};
 use super::error::{Location, PromptError};
-use super::record::{ANSWERS, Field, Record, missing};
+use super::record::{ALONE, ANSWERS, CLEAN, CORRUPTED, Field, Record, missing, take};
 use super::show::{kind, show_split};
 use super::{LoadOptions, Pair, answers, positions};
 use serde_json::Value;
@@ -26,11 +26,25 @@ struct Prompt {
 }
 
 impl Resolver<'_> {
-    pub(super) fn pair(&mut self, record: Record) -> Result<Pair, PromptError> {
+    pub(super) fn pair(&mut self, mut record: Record) -> Result<Pair, PromptError> {
         let at = Location { file: self.file.to_owned(), place: record.place };
-        let clean = self.prompt(&at, record.clean)?;
-        let corrupted = self.prompt(&at, record.corrupted)?;
-        self.check_lengths(&at, &clean.ids, &corrupted.ids)?;
+        let needs_corrupted = self.options.needs_corrupted;
+        if record.clean.is_none() && !needs_corrupted {
+            record.clean = take(&at, &mut record.labels, ALONE)?;
+        }
+        let Some(clean) = record.clean else { return Err(missing(&at, CLEAN, &record.has)) };
+        if record.corrupted.is_none() && needs_corrupted {
+            return Err(missing(&at, CORRUPTED, &record.has));
+        }
+        let clean = self.prompt(&at, clean)?;
+        let corrupted = match record.corrupted {
+            Some(field) => {
+                let corrupted = self.prompt(&at, field)?;
+                self.check_lengths(&at, &clean.ids, &corrupted.ids)?;
+                corrupted.ids
+            }
+            None => Vec::new(),
+        };
 
         // Both the answer and the wrong one are what could follow the clean prompt.
         let context = clean.text.as_ref().map(|(text, ids)| (text.as_str(), ids.as_slice()));
@@ -50,7 +64,7 @@ impl Resolver<'_> {
         let line = match record.place {
             super::Place::Line(n) | super::Place::Index(n) => n,
         };
-        Ok(Pair { clean: clean.ids, corrupted: corrupted.ids, answers, wrong, positions, labels: record.labels, line })
+        Ok(Pair { clean: clean.ids, corrupted, answers, wrong, positions, labels: record.labels, line })
     }
 
     fn prompt(&mut self, at: &Location, field: Field) -> Result<Prompt, PromptError> {

@@ -38,7 +38,7 @@ pub struct Needs {
 
 /// `--max-memory` is below what the smallest possible cut needs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("--max-memory {given} bytes: this sweep needs at least {least} ({} MiB), of which the weights take {weights}", least.div_ceil(1 << 20))]
+#[error("--max-memory {given} bytes: this run needs at least {least} ({} MiB), of which the weights take {weights}", least.div_ceil(1 << 20))]
 pub struct TooLittleMemory {
     pub given: u64,
     pub least: u64,
@@ -66,8 +66,7 @@ impl Needs {
         }
         let spare = max - self.weights - self.fixed;
         let usual = Limits::default();
-        let rows = ((spare - self.per_pair) / 2 / self.per_row.max(1)).clamp(longest as u64, usual.max_rows as u64);
-        let rows = rows.max(longest as u64);
+        let rows = ((spare - self.per_pair) / 2 / self.per_row.max(1)).min(usual.max_rows as u64).max(longest as u64);
         let cache = (spare - rows * self.per_row).max(self.per_pair);
         Ok(Limits { max_rows: rows as usize, cache_bytes: cache as usize })
     }

@@ -92,6 +92,8 @@ fn help_teaches() {
         ("help-heatmap.txt", "heatmap --help"),
         ("help-diff.txt", "diff --help"),
         ("help-inspect.txt", "inspect --help"),
+        ("help-capture.txt", "capture --help"),
+        ("help-probe.txt", "probe --help"),
     ] {
         golden(name, &scene.run(args).ok().out);
     }
@@ -119,6 +121,27 @@ fn the_demo_sweeps_twice_in_a_row() {
     assert_eq!(node(&second.out), node(&first.out).replace("demo-z-1", "demo-z-2"));
     assert_eq!((first.err.as_str(), second.err.as_str()), ("", ""));
     assert!(scene.read("runs/demo-z-1/effects.safetensors") == scene.read("runs/demo-z-2/effects.safetensors"));
+}
+
+#[test]
+fn the_demo_is_captured_and_probed() {
+    let scene = Scene::empty();
+    let capture = "capture --sites logits,resid_post,z,pattern --output acts.safetensors";
+    golden("capture-demo.txt", &masked(&scene.run(capture).ok().out));
+    let few = "capture --sites k --positions A1,end --layers 1 --run clean --format npy --output few";
+    golden("capture-demo-npy.txt", &masked(&scene.run(few).ok().out));
+    // Is the key that comes back in the first half of the alphabet?
+    scene.write("labelled.jsonl", crate::probe::demo_with_labels());
+    // The demo's weights may be trained anew: scores are masked, and which layers come first.
+    let node = |text: &str| {
+        let line =
+            |line: &str| if line.starts_with("resid_post") { "resid_postL@POS\n".into() } else { format!("{line}\n") };
+        masked(text).lines().map(line).collect::<String>()
+    };
+    let probe = "probe --prompts labelled.jsonl --positions A1,B,end --label half --folds 4";
+    golden("probe-demo.txt", &node(&scene.run(probe).ok().out));
+    let files = ["probe.csv", "probe.json", "heatmap.svg", "directions.safetensors"];
+    assert!(files.iter().all(|f| scene.path("runs/demo-probe-1").join(f).is_file()));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod pages;
 mod thrift;
 
 use super::error::{Location, Place, PromptError};
+use super::format::Sink;
 use super::record::Record;
 use super::show::quote;
 use crate::quiet::quietly;
@@ -30,12 +31,7 @@ const MAX_TEXT: usize = 1 << 30;
 const MAX_DEPTH: usize = 16;
 
 /// Hands every row to `sink` in order.
-pub(super) fn read(
-    file: &str,
-    bytes: &[u8],
-    counterfactual: Option<&str>,
-    sink: &mut dyn FnMut(Record) -> Result<(), PromptError>,
-) -> Result<(), PromptError> {
+pub(super) fn read(file: &str, bytes: &[u8], counterfactual: Option<&str>, sink: Sink<'_>) -> Result<(), PromptError> {
     let wrong = |reason: String| PromptError::Parquet { file: file.to_owned(), reason };
     let beyond = || wrong("beyond what the parquet library can handle; is the file whole?".into());
     let said = |error: parquet::errors::ParquetError| wrong(error.to_string());
