@@ -337,7 +337,8 @@ fn random_case(seed: u64) -> Case {
     let mut c = case(seed, shape, &parts);
     c.window = [None, Some(1), Some(7), Some(40)][pick(4)];
     c.softcap = [None, Some(2.0)][pick(2)];
-    c.alibi = [None, Some(random(seed + 6, n_heads))][pick(2)].take();
+    // Slopes as models have them: scores stay near 1 at the last key.
+    c.alibi = [None, Some(random(seed + 6, n_heads).iter().map(|x| x / 256.0).collect())][pick(2)].take();
     c.sinks = [None, Some(random(seed + 7, n_heads))][pick(2)].take();
     // A block of columns: of q those of `heads` query heads, of k and v those of the heads they read.
     c.heads = 1 + pick(n_heads);
