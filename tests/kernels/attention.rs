@@ -2,6 +2,7 @@
 
 use crate::support::*;
 use patchwave::backend::cuda::Precision;
+use patchwave::backend::cuda::emulated::Emulated;
 use patchwave::backend::{AttnCall, AttnOverride, AttnOverrideKind, AttnParams, AttnSegment, Backend, View, ViewMut};
 
 /// One layer, its inputs, and what is asked of it.
@@ -82,8 +83,14 @@ impl Case {
         self.segments.iter().map(end).max().unwrap_or(0)
     }
 
-    /// z, then scores, then patterns.
+    /// z, then scores, then patterns. A run that captures takes attention_segments, one that does not attention_fused for
+    /// segments without overrides.
     fn run(&self, gpu: &Gpu, capture: bool) -> Vec<f32> {
+        self.measure(gpu, capture).0
+    }
+
+    /// And the device memory taken before the kernels came.
+    fn measure(&self, gpu: &Gpu, capture: bool) -> (Vec<f32>, usize) {
         let kv_columns = |own: &[f32], d: usize| {
             let rows = self.segments.iter().map(|s| s.own_row + s.own_len).max().unwrap_or(0);
             (rows, own.len().checked_div(rows).unwrap_or(d))
@@ -124,14 +131,14 @@ impl Case {
             capture_scores: capture.then_some(&mut scores),
             capture_pattern: capture.then_some(&mut pattern),
         };
-        let width = self.heads * self.d_v;
+        let (width, used) = (self.heads * self.d_v, gpu.driver().memory_used());
         gpu.attention(call, ViewMut::packed(&mut z, self.q_rows(), width));
         let mut all = gpu.download(View::packed(&z, self.q_rows(), width));
         if capture {
             all.extend(gpu.download(View::packed(&scores, 1, self.captured())));
             all.extend(gpu.download(View::packed(&pattern, 1, self.captured())));
         }
-        all
+        (all, used)
     }
 
     fn reference(&self) -> Vec<f64> {
@@ -208,9 +215,10 @@ impl Case {
         for (part, range) in [("z", 0..z), ("scores", z..z + captured), ("pattern", z + captured..z + 2 * captured)] {
             assert_close(&got[range.clone()], &want[range], 2e-6, &format!("{what}: {part}"));
         }
-        // Capturing changes no bit of z.
+        // The kernel that captures and the fused one differ in no bit of z.
         let alone = everywhere(Precision::Ffma, |gpu| self.run(gpu, false));
-        assert_eq!(alone, got[..z]);
+        let differs = alone.iter().zip(&got).position(|(a, b)| a.to_bits() != b.to_bits());
+        assert_eq!((alone.len(), differs), (z, None), "{what}: fused");
     }
 }
 
@@ -292,6 +300,89 @@ fn a_single_head_reads_its_own_group() {
     c.agrees("no queries");
 }
 
+/// A warp that has one item after the other rewrites its row: here nothing but its own barrier keeps lanes apart.
+#[test]
+fn replaced_patterns_take_turns_in_a_warps_row() {
+    let mut c = case(7, (4, 1, 4, 40), &[(0, 9)]);
+    c.q = None;
+    c.overrides = vec![AttnOverride {
+        segment: 0,
+        kind: AttnOverrideKind::Pattern,
+        heads: 0..4,
+        destinations: 0..9,
+        values_at: Some(0),
+        n_positions: 9,
+    }];
+    c.agrees("36 items, no queries");
+}
+
+/// A case over every knob: lengths on both sides of a tile of keys, heads narrower and wider than a tile, some of the query
+/// heads, segments of which scores or patterns are replaced beside others.
+fn random_case(seed: u64) -> Case {
+    let mut state = seed;
+    let mut pick = |n: usize| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 33) as usize % n
+    };
+    let (n_kv_heads, group) = (1 + pick(3), 1 + pick(4));
+    let (n_heads, widths) = (n_kv_heads * group, [1, 3, 4, 7, 33, 64, 65, 130]);
+    let shape = (n_heads, n_kv_heads, widths[pick(8)], widths[pick(8)]);
+    let lengths = [1, 2, 31, 32, 33, 64, 65, 300];
+    let mut part = || {
+        let total = lengths[pick(8)];
+        let own = (1 + pick(total)).min(1 + pick(24));
+        (total - own, own)
+    };
+    let parts = [part(), part(), part()];
+    let mut c = case(seed, shape, &parts);
+    c.window = [None, Some(1), Some(7), Some(40)][pick(4)];
+    c.softcap = [None, Some(2.0)][pick(2)];
+    // Slopes as models have them: scores stay near 1 at the last key.
+    c.alibi = [None, Some(random(seed + 6, n_heads).iter().map(|x| x / 256.0).collect())][pick(2)].take();
+    c.sinks = [None, Some(random(seed + 7, n_heads))][pick(2)].take();
+    // A block of columns: of q those of `heads` query heads, of k and v those of the heads they read.
+    c.heads = 1 + pick(n_heads);
+    let first_head = pick(n_heads - c.heads + 1);
+    let mut capture_at = 0;
+    for s in &mut c.segments {
+        (s.first_head, s.capture_at) = (first_head, capture_at);
+        capture_at += s.n_q * c.heads * (s.prefix_len + s.own_len);
+    }
+    let read = (first_head + c.heads - 1) / group - first_head / group + 1;
+    let rows = c.q_rows();
+    c.q = Some(random(seed + 8, rows * c.heads * c.d_qk));
+    c.k = random(seed + 9, rows * read * c.d_qk);
+    c.v = random(seed + 10, rows * read * c.d_v);
+    let n_positions = parts.iter().map(|p| p.0 + p.1).max().expect("segments");
+    if pick(3) == 0 {
+        let kind = [AttnOverrideKind::Pattern, AttnOverrideKind::Scores][pick(2)];
+        let (heads, destinations) = (0..1 + pick(n_heads), pick(n_positions)..n_positions);
+        c.overrides = vec![AttnOverride { segment: 1, kind, heads, destinations, values_at: Some(0), n_positions }];
+    }
+    c
+}
+
+#[test]
+fn fusing_changes_no_bit() {
+    for seed in 0..24 {
+        random_case(seed).agrees(&format!("random case {seed}"));
+    }
+}
+
+/// Heads so wide that fewer scores fit beside the queries; scores that are computed anew for each pass.
+#[test]
+fn scores_that_are_not_kept_give_the_same_bits() {
+    let mut c = case(8, (2, 1, 300, 70), &[(290, 10), (0, 3)]);
+    c.sinks = Some(random(80, 2));
+    c.agrees("keys in five chunks, values in two");
+    let mut c = case(9, (3, 1, 3, 2), &[(490, 20)]);
+    (c.softcap, c.alibi) = (Some(3.0), Some(vec![0.01, 0.02, 0.03]));
+    c.agrees("two blocks of items");
+    // Here the block sees no more keys than a row holds, though the prompt is longer.
+    c.window = Some(33);
+    c.agrees("a window of a long prompt");
+}
+
 /// Rows of scores that do not fit in shared memory lie in device memory.
 #[test]
 fn long_prompts_spill_their_scores() {
@@ -312,4 +403,18 @@ fn long_prompts_spill_their_scores() {
         n_positions: n,
     }];
     assert_eq!(c.run(&gpu, false), own[..z]);
+}
+
+/// Fused, no prompt is too long for a device that holds its keys and values: there are no scores in its memory.
+#[test]
+fn the_fused_kernel_needs_no_workspace() {
+    let c = case(10, (4, 4, 2, 2), &[(1600, 3)]);
+    let on = |device: Emulated| Gpu::new(device, Precision::Ffma).expect("every kernel is there");
+    let (z, used) = c.measure(&on(Emulated::default()), false);
+    let full = || on(Emulated::default().with_memory(used + (4 << 10)));
+    let gpu = full();
+    assert_eq!((c.run(&gpu, false), gpu.check().is_ok()), (z, true));
+    let gpu = full();
+    c.run(&gpu, true);
+    assert!(gpu.check().is_err(), "rows of scores of four blocks");
 }

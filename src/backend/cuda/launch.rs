@@ -29,7 +29,7 @@ kernels! {
     gemm_f32: gemm_f32;
     gemm_sm80: gemm_sm80_bf16 gemm_sm80_bf16x3 gemm_sm80_bf16x6
         gemm_sm80_bf16_a16 gemm_sm80_bf16x3_a16 gemm_sm80_bf16x6_a16 split_planes;
-    attention: attention_segments;
+    attention: attention_segments attention_fused;
     metrics: token_logits finish_logits sum_exp_rows log_totals divergence_rows narrow;
 }
 
