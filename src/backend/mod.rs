@@ -270,6 +270,42 @@ pub struct HeadRows {
     pub k: usize,
 }
 
+/// What a GEMM does with its finished sums before it writes anything. Each variant has the bits of the operations that
+/// do the same one after the other.
+#[derive(Debug)]
+pub struct Epilogue<'a, B> {
+    /// `[1, n]`, added to every row first.
+    pub bias: Option<View<'a, B>>,
+    pub then: Then<'a, B>,
+}
+
+/// What becomes of sums and bias: s, `[m, n]`.
+#[derive(Debug)]
+pub enum Then<'a, B> {
+    /// out = s.
+    Write,
+    /// out = act(s): [`Backend::activation`] of an MLP without a gate.
+    Activate(Act),
+    /// s is `[gate | up]`: the left half of out becomes act(gate) · up, as by [`Backend::activation`]. What is in the
+    /// right half afterwards is undefined.
+    Gate(Act),
+    /// stream `[m, n]` += scale · s: [`Backend::scale`], then [`Backend::add`]. `out` is room for s; what is in it
+    /// afterwards is undefined.
+    AddTo { stream: ViewMut<'a, B>, scale: f32 },
+}
+
+impl<'a, B> Epilogue<'a, B> {
+    /// Only the bias, if there is one.
+    pub fn bias(bias: Option<View<'a, B>>) -> Self {
+        Epilogue { bias, then: Then::Write }
+    }
+
+    /// Nothing: the bare product.
+    pub fn none() -> Self {
+        Epilogue::bias(None)
+    }
+}
+
 /// The operations. Shapes in the comments are those of the views; views of one call never overlap.
 pub trait Backend: Send + Sync {
     /// float32 numbers on the device.
@@ -305,13 +341,13 @@ pub trait Backend: Send + Sync {
         read: &mut dyn FnMut(usize, &mut [f32]) -> Result<(), crate::model::ModelError>,
     ) -> Result<Self::Weight, BackendError>;
 
-    /// out `[m, n]` = x `[m, k]` · w(slice) + bias `[n]`.
+    /// x `[m, k]` · w(slice) `[k, n]`, through the epilogue into out `[m, n]`.
     fn gemm(
         &self,
         x: View<'_, Self::Buf>,
         w: &Self::Weight,
         slice: WeightSlice,
-        bias: Option<View<'_, Self::Buf>>,
+        epilogue: Epilogue<'_, Self::Buf>,
         out: ViewMut<'_, Self::Buf>,
     );
 

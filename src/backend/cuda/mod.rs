@@ -92,10 +92,10 @@ impl<D: Driver> Backend for Cuda<D> {
         x: View<'_, Device<D>>,
         w: &Weight<D>,
         slice: WeightSlice,
-        bias: Option<View<'_, Device<D>>>,
+        epilogue: Epilogue<'_, Device<D>>,
         out: ViewMut<'_, Device<D>>,
     ) {
-        self.done(self.stream.gemm(x, w, slice, None, bias, out));
+        self.done(self.stream.gemm(x, w, slice, None, epilogue, out));
     }
 
     fn head_delta(
@@ -106,7 +106,7 @@ impl<D: Driver> Backend for Cuda<D> {
         out: ViewMut<'_, Device<D>>,
     ) {
         let slice = WeightSlice { k: 0..delta.cols, n: 0..w_o.n };
-        self.done(self.stream.gemm(delta, w_o, slice, Some(groups), None, out));
+        self.done(self.stream.gemm(delta, w_o, slice, Some(groups), Epilogue::none(), out));
     }
 
     fn norm(&self, x: View<'_, Device<D>>, norm: &Norm<'_, Device<D>>, out: ViewMut<'_, Device<D>>) {
