@@ -306,6 +306,9 @@ impl<'a, B> Epilogue<'a, B> {
     }
 }
 
+/// Rows and tokens whose logits may be in memory at once, where an operation goes over the whole vocabulary.
+pub const LOGITS_AT_ONCE: (usize, usize) = (256, 4096);
+
 /// The operations. Shapes in the comments are those of the views; views of one call never overlap.
 pub trait Backend: Send + Sync {
     /// float32 numbers on the device.
@@ -320,6 +323,18 @@ pub trait Backend: Send + Sync {
     /// results mean nothing; asking for it makes the device usable again.
     fn check(&self) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    /// Makes room for buffers of `bytes` altogether beside those there are, so that they can be had without asking the
+    /// device. For devices that are slow to give memory; others do nothing.
+    fn reserve(&self, _bytes: usize) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Does `work` with what memory there is: on a device that keeps memory of its own, nothing is asked of it until
+    /// `work` is done, and what does not fit is out of memory.
+    fn without_growth<T>(&self, work: impl FnOnce() -> T) -> T {
+        work()
     }
 
     /// `len` zeros.

@@ -10,7 +10,7 @@ const ALL: [(Precision, f64); 4] =
     [(Precision::Ffma, 4e-7), (Precision::Float32, 4e-7), (Precision::Bf16x3, 1.2e-5), (Precision::Bfloat16, 6e-3)];
 
 /// A weight of one part, `[n, k]` numbers.
-fn pack(gpu: &Gpu, k: usize, n: usize, w: &[f32]) -> Weight<Emulated> {
+pub fn pack(gpu: &Gpu, k: usize, n: usize, w: &[f32]) -> Weight<Emulated> {
     let read = &mut |_, out: &mut [f32]| {
         out.copy_from_slice(w);
         Ok(())
@@ -19,7 +19,7 @@ fn pack(gpu: &Gpu, k: usize, n: usize, w: &[f32]) -> Weight<Emulated> {
 }
 
 /// x · w(slice) + bias in float64, and Σ |x| |w|, in whose units errors are measured. w is `[n, k]`.
-fn reference(
+pub fn reference(
     x: &[f32],
     m: usize,
     w: &[f32],

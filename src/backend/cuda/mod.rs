@@ -64,6 +64,15 @@ impl<D: Driver> Backend for Cuda<D> {
         Ok(self.stream.take_failure()?)
     }
 
+    fn reserve(&self, bytes: usize) -> Result<(), BackendError> {
+        self.check()?;
+        Ok(self.stream.memory.reserve(bytes)?)
+    }
+
+    fn without_growth<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.stream.memory.closed(work)
+    }
+
     fn zeros(&self, len: usize) -> Result<Device<D>, BackendError> {
         self.check()?;
         Ok(self.stream.zeros(len)?)
