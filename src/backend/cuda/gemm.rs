@@ -165,7 +165,7 @@ impl<D: Driver> Stream<D> {
             Then::Activate(act) => finish.activation = activation_number(act),
             Then::Gate(act) => {
                 let up = out.cols / 2;
-                if w.precision != Precision::Ffma && up % 8 != 0 {
+                if w.precision != Precision::Ffma && !up.is_multiple_of(8) {
                     // Eight columns of the planes are loaded at a time; here those of gate and up lie askew.
                     self.gemm(x, w, slice, groups, Epilogue::bias(bias), out.reborrow())?;
                     return self.activation(out, act, true);

@@ -55,10 +55,9 @@ impl Arena {
     fn give_back(&mut self, at: DevicePtr, mut bytes: usize) {
         let mut start = at;
         let is_block_start = |at: DevicePtr| self.blocks.contains_key(&at);
-        if let Some((before, len)) = self.free.range(..at).next_back().map(|(b, l)| (*b, *l)) {
-            if before.offset(len) == at && !is_block_start(at) {
-                (start, bytes) = (before, bytes + len);
-            }
+        let before = self.free.range(..at).next_back().map(|(before, len)| (*before, *len));
+        if let Some((before, len)) = before.filter(|(b, len)| b.offset(*len) == at && !is_block_start(at)) {
+            (start, bytes) = (before, bytes + len);
         }
         let end = start.offset(bytes);
         if let Some(len) = self.free.get(&end).copied().filter(|_| !is_block_start(end)) {
