@@ -4,7 +4,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use patchwave::backend::cpu::Cpu;
-use patchwave::backend::{Backend, View, ViewMut, WeightSlice};
+use patchwave::backend::{Backend, Epilogue, View, ViewMut, WeightSlice};
 use patchwave::engine::{Model, Site};
 use patchwave::model::spec::*;
 use patchwave::model::{ModelError, Params};
@@ -158,7 +158,7 @@ fn gemms(c: &mut Criterion) {
             group.bench_function(format!("{name} {m}x{k}x{n}"), |b| {
                 b.iter(|| {
                     let slice = WeightSlice { k: 0..k, n: 0..n };
-                    Cpu.gemm(View::packed(&x, m, k), &weight, slice, None, ViewMut::packed(&mut y, m, n));
+                    Cpu.gemm(View::packed(&x, m, k), &weight, slice, Epilogue::none(), ViewMut::packed(&mut y, m, n));
                 });
             });
         }

@@ -2,23 +2,8 @@
 // row. Emulated, not yet run on hardware.
 #include "gpu.cuh"
 
-enum Activation { RELU, RELU_SQUARED, SILU, GELU_ERF, GELU_TANH, QUICK_GELU };
-
-GPU_FN float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
-GPU_FN float activate(int kind, float x) {
-    switch (kind) {
-        case RELU: return fmaxf(x, 0.0f);
-        case RELU_SQUARED: return fmaxf(x, 0.0f) * fmaxf(x, 0.0f);
-        case SILU: return x * sigmoid(x);
-        case GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
-        // x / 2 * (1 + tanh(u)) = x * sigmoid(2 u), u = sqrt(2 / pi) * (x + 0.044715 x^3)
-        case GELU_TANH: return x * sigmoid(2.0f * 0.79788456080286536f * (x + 0.044715f * x * x * x));
-        default: return x * sigmoid(1.702f * x);
-    }
-}
-
 // Rows of [gate | up], `width` columns each: gate <- act(gate) * up. Not gated: rows of `width` columns <- act.
+// The GEMMs' epilogue does the same where nothing needs what lies before the activation.
 KERNEL(256, activation_rows)(float* x, int stride, int width, int kind, int gated) {
     float* gate = x + (i64)blockIdx.x * stride;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {

@@ -1,4 +1,4 @@
-// gemm_f32.cu: C = A W + bias in float32 on the ordinary cores: the oracle of the tensor-core GEMMs and the path for
+// gemm_f32.cu: C = A W with an epilogue in float32 on the ordinary cores: the oracle of the tensor-core GEMMs and the path for
 // every shape and stride.
 //
 // Each number of C is one chain of fused multiply-adds over k = 0, 1, 2 ... It does not depend on the tile it lies in,
@@ -12,13 +12,16 @@
 enum { TILE_M = 64, TILE_N = 64, TILE_K = 16, THREADS = 128, PER_M = 8, PER_N = 4, PAD = 4 };
 enum { LOADS_A = TILE_M * TILE_K / THREADS, LOADS_W = TILE_N * TILE_K / THREADS };
 
-struct Tiles {
-    float a[2][TILE_K][TILE_M + PAD];  // transposed: a thread's rows lie side by side
-    float w[2][TILE_K][TILE_N + PAD];
+union Tiles {
+    struct {
+        float a[2][TILE_K][TILE_M + PAD];  // transposed: a thread's rows lie side by side
+        float w[2][TILE_K][TILE_N + PAD];
+    };
+    float sums[TILE_M][TILE_N + PAD];  // afterwards
 };
 
 GPU_FN void gemm_tile(Tiles& tiles, float* c, int c_stride, const float* a, int a_stride, const float* w, int w_stride,
-                      const float* bias, int n_rows, int n_cols, int n_k, int col0) {
+                      const Epilogue& e, int n_rows, int n_cols, int n_k, int col0) {
     int thread = threadIdx.x, row_of = thread / (TILE_N / PER_N) * PER_M, col_of = thread % (TILE_N / PER_N) * PER_N;
     float sum[PER_M][PER_N];
 #pragma unroll
@@ -36,8 +39,9 @@ GPU_FN void gemm_tile(Tiles& tiles, float* c, int c_stride, const float* a, int 
         }
 #pragma unroll
         for (int i = 0; i < LOADS_W; i++) {
-            int at = thread + i * THREADS, col = col0 + at / TILE_K, k = k0 + at % TILE_K;
-            next_w[i] = k < n_k && col < n_cols ? w[(i64)col * w_stride + k] : 0.0f;
+            int at = thread + i * THREADS, col = at / TILE_K, k = k0 + at % TILE_K;
+            bool inside = k < n_k && col0 + col % result_columns<TILE_N>(e) < n_cols;
+            next_w[i] = inside ? w[(i64)(col0 + gate_or_up<TILE_N>(e, col)) * w_stride + k] : 0.0f;
         }
     };
     auto store = [&](int stage) {
@@ -79,25 +83,24 @@ GPU_FN void gemm_tile(Tiles& tiles, float* c, int c_stride, const float* a, int 
         __syncthreads();
     }
 #pragma unroll
-    for (int i = 0; i < PER_M; i++)
-#pragma unroll
-        for (int j = 0; j < PER_N; j++) {
-            int row = row_of + i, col = col0 + col_of + j;
-            if (row < n_rows && col < n_cols) c[(i64)row * c_stride + col] = epilogue(sum[i][j], bias, col);
-        }
+    for (int i = 0; i < PER_M; i++)  // over the stages, which everybody has read
+        *reinterpret_cast<float4*>(&tiles.sums[row_of + i][col_of]) =
+            make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
+    __syncthreads();
+    epilogue<TILE_N, TILE_N + PAD, THREADS>(e, tiles.sums[0], c, c_stride, n_rows, col0, n_cols);
 }
 
-// C [m, n] = A [m, k] W + bias [n] (may be null), W stored [n, k] as Hugging Face stores it, rows w_stride apart. Grid:
-// (row tiles, column tiles).
+// C [m, n] = A [m, k] W, through the epilogue; W stored [n, k] as Hugging Face stores it (with a gate [2 n, k]), rows
+// w_stride apart. Grid: (row tiles, column tiles of 64, with a gate of 32).
 //   row_tiles  null: row tile i is rows 64 i ..+ 64. Otherwise the grouped GEMM: tile i is row_tiles[i], of at most 64
 //              rows, and its weight's first input dimension is row_tiles[i].k0.
 KERNEL_WITH_BLOCKS(THREADS, 4, gemm_f32)(float* c, int c_stride, const float* a, int a_stride, const float* w,
-                                         int w_stride, const float* bias, int m, int n, int k,
+                                         int w_stride, Epilogue e, int m, int n, int k,
                                          const RowTile* row_tiles) {
     SHARED(tiles, Tiles);
     int tile = blockIdx.x;
     RowTile t = row_tiles ? row_tiles[tile] : RowTile{tile * TILE_M, min(m - tile * TILE_M, (int)TILE_M), 0};
     gemm_tile(tiles, c + (i64)t.first_row * c_stride, c_stride, a + (i64)t.first_row * a_stride, a_stride, w + t.k0,
-              w_stride, bias, t.n_rows, n, k, (int)blockIdx.y * TILE_N);
+              w_stride, e, t.n_rows, n, k, (int)blockIdx.y * result_columns<TILE_N>(e));
 }
 EXPORT_KERNEL(gemm_f32)

@@ -103,8 +103,89 @@ GPU_FN float warp_max(float v) {
     return v;
 }
 
-// What every GEMM does with a finished sum: one place, so that all of them do the same.
-GPU_FN float epilogue(float sum, const float* bias, int column) { return bias ? sum + bias[column] : sum; }
+// ---- activations ----
+// src/backend/cuda/rows.rs numbers them the same way.
+enum Activation { RELU, RELU_SQUARED, SILU, GELU_ERF, GELU_TANH, QUICK_GELU };
+
+// Compilers for GPUs contract a product and the sum behind it to one fused multiply-add where they see both, and what
+// they see depends on the kernel that a function is inlined into. Where that could happen, the rounding is written down
+// (__fadd_rn, __fmul_rn, fmaf): an activation has the same bits in every kernel.
+GPU_FN float sigmoid(float x) { return 1.0f / __fadd_rn(1.0f, expf(-x)); }
+GPU_FN float activate(int kind, float x) {
+    switch (kind) {
+        case RELU: return fmaxf(x, 0.0f);
+        case RELU_SQUARED: return fmaxf(x, 0.0f) * fmaxf(x, 0.0f);
+        case SILU: return x * sigmoid(x);
+        case GELU_ERF: return 0.5f * x * __fadd_rn(1.0f, erff(x * 0.70710678118654752f));
+        // x / 2 * (1 + tanh(u)) = x * sigmoid(2 u), u = sqrt(2 / pi) * (x + 0.044715 x^3)
+        case GELU_TANH: return x * sigmoid(2.0f * 0.79788456080286536f * fmaf(0.044715f * x * x, x, x));
+        default: return x * sigmoid(1.702f * x);
+    }
+}
+
+// ---- the epilogue of every GEMM ----
+// What becomes of a finished sum s: s + bias; the activation of that; times the gate's other half; and then it is the
+// result, or `scale` times it is added to what is there. Each step rounds as the kernel that does only this step.
+struct Epilogue {
+    const float* bias;  // of the columns of W; null: none
+    float scale;
+    int add;         // C += scale * result instead of C = result
+    int activation;  // an Activation, or -1
+    int up;          // not 0: gate and up; the up half of column i is column i + up, and C has their products
+};
+
+// Which column of W, counted from the tile's first, column i of the tile is: with a gate, half of the tile's columns
+// are gates and the other half their ups, so that both of a hidden unit lie in one block.
+template <int TILE_N> GPU_FN int gate_or_up(const Epilogue& e, int i) {
+    return e.up && i >= TILE_N / 2 ? i - TILE_N / 2 + e.up : i;
+}
+// Columns of C that a tile has.
+template <int TILE_N> GPU_FN int result_columns(const Epilogue& e) { return e.up ? TILE_N / 2 : TILE_N; }
+
+// From a tile of sums in shared memory, LD numbers a row, to columns first_col ... of C that lie in 0..n_cols. Each
+// thread has one column; the threads of a warp have neighbours. The caller's barrier lies before, none behind.
+template <int TILE_N, int LD, int THREADS>
+GPU_FN void epilogue(const Epilogue& e, float* sums, float* c, int c_stride, int n_rows, int first_col, int n_cols) {
+    int width = result_columns<TILE_N>(e), step = THREADS / width, first_row = (int)threadIdx.x / width;
+    int col = first_col + (int)threadIdx.x % width;
+    if (col < 0 || col >= n_cols) return;
+    sums += threadIdx.x % width;
+    c += col;
+    float bias = e.bias ? e.bias[col] : 0.0f;
+    if (e.activation >= 0) {
+        float up_bias = e.bias && e.up ? e.bias[col + e.up] : 0.0f;
+#pragma unroll 1  // one copy of all activations
+        for (int row = first_row; row < n_rows; row += step) {
+            float v = sums[row * LD];
+            v = activate(e.activation, e.bias ? v + bias : v);
+            if (e.up) {
+                float up = sums[row * LD + TILE_N / 2];
+                v *= e.bias ? up + up_bias : up;
+            }
+            sums[row * LD] = v;
+        }
+    }
+    bool add_bias = e.bias && e.activation < 0;
+    // Several rows at a time, so that as many loads are under way together.
+    enum { AT_ONCE = 8 };
+#pragma unroll 1
+    for (int some = first_row; some < n_rows; some += AT_ONCE * step) {
+        float before[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            int row = some + i * step;
+            before[i] = e.add && row < n_rows ? c[(i64)row * c_stride] : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            int row = some + i * step;
+            if (row >= n_rows) continue;
+            float v = sums[row * LD];
+            if (add_bias) v += bias;
+            c[(i64)row * c_stride] = e.add ? __fadd_rn(before[i], __fmul_rn(e.scale, v)) : v;
+        }
+    }
+}
 
 // A grouped GEMM's row tile: rows first_row ..+ n_rows use the weight's input dimensions from k0 on.
 struct RowTile {

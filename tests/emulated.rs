@@ -8,12 +8,17 @@ mod support;
 
 use patchwave::backend::Backend;
 use patchwave::backend::cpu::Cpu;
+use patchwave::backend::cuda::driver::{Arguments, DevicePtr, Driver, DriverError, Launch};
 use patchwave::backend::cuda::emulated::{AsyncCopies, Emulated, Schedule};
 use patchwave::backend::cuda::{Cuda, Precision};
 use patchwave::engine::Model;
 use patchwave::sweep::{By, Direction, Limits, Metric, Outcome, PatchKind};
 use proptest::prelude::*;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use support::*;
 
 fn load_on<B: Backend>(backend: B, seed: u64) -> Model<B> {
@@ -102,6 +107,92 @@ proptest! {
         prop_assert!(cut.stats.waves >= whole.stats.waves);
         prop_assert_eq!(bits(&cut.metric), bits(&whole.metric));
         prop_assert!(model.backend.check().is_ok());
+    }
+}
+
+/// A device that counts what is asked of it.
+struct Counting {
+    device: Emulated,
+    allocations: Arc<AtomicUsize>,
+}
+
+impl Driver for Counting {
+    type Function = <Emulated as Driver>::Function;
+    type Event = <Emulated as Driver>::Event;
+    fn device(&self) -> String {
+        self.device.device()
+    }
+    fn alloc(&self, bytes: usize) -> Result<DevicePtr, DriverError> {
+        self.allocations.fetch_add(1, Ordering::Relaxed);
+        self.device.alloc(bytes)
+    }
+    // SAFETY (of all below): the caller's.
+    unsafe fn free(&self, ptr: DevicePtr) {
+        unsafe { self.device.free(ptr) }
+    }
+    unsafe fn copy_to_device(&self, to: DevicePtr, from: &[u8]) -> Result<(), DriverError> {
+        unsafe { self.device.copy_to_device(to, from) }
+    }
+    unsafe fn copy_from_device(&self, to: &mut [u8], from: DevicePtr) -> Result<(), DriverError> {
+        unsafe { self.device.copy_from_device(to, from) }
+    }
+    unsafe fn fill_zero(&self, at: DevicePtr, bytes: usize) -> Result<(), DriverError> {
+        unsafe { self.device.fill_zero(at, bytes) }
+    }
+    fn function(&self, module: &'static str, name: &'static str) -> Result<Self::Function, DriverError> {
+        self.device.function(module, name)
+    }
+    unsafe fn launch(&self, function: &Self::Function, launch: Launch, a: Arguments) -> Result<(), DriverError> {
+        unsafe { self.device.launch(function, launch, a) }
+    }
+    fn synchronize(&self) -> Result<(), DriverError> {
+        self.device.synchronize()
+    }
+    fn record(&self) -> Result<Self::Event, DriverError> {
+        self.device.record()
+    }
+    fn elapsed(&self, from: &Self::Event, to: &Self::Event) -> Result<Duration, DriverError> {
+        self.device.elapsed(from, to)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Waves run on memory that was had before they began. A wave of several items that needed one allocation more would
+    /// be cut (the arena is closed to it), so there would be more waves than on the CPU; and from the end of one wave to
+    /// the end of the next there is at most the one that makes room for it.
+    #[test]
+    fn nothing_is_allocated_inside_a_wave(
+        seed in any::<u64>(),
+        by in prop::sample::select(vec![By::Head, By::HeadPos, By::Pos, By::Layer]),
+        patch in prop::sample::select(vec![PatchKind::Source, PatchKind::Zero]),
+        metric in prop::sample::select(Metric::ALL.to_vec()),
+        max_rows in prop::sample::select(vec![60usize, 2048]),
+    ) {
+        let allocations = Arc::new(AtomicUsize::new(0));
+        let device = Counting { device: Emulated::default(), allocations: allocations.clone() };
+        let gpu = load_on(Cuda::new(device, Precision::Float32).expect("every kernel is there"), seed);
+        let cpu = load_on(Cpu, seed);
+        let pairs = random_pairs(seed, 2, cpu.spec.d_vocab);
+        let (mut a, mut b) = (sweep(&cpu, &pairs, by), sweep(&gpu, &pairs, by));
+        (a.patch, a.metric, a.limits.max_rows) = (patch, metric, max_rows);
+        (b.patch, b.metric, b.limits.max_rows) = (patch, metric, max_rows);
+        // The same items on both: what is provably unchanged is a matter of bits.
+        (a.skip, b.skip) = (false, false);
+        let before = allocations.load(Ordering::Relaxed);
+        let mut at_wave_ends = Vec::new();
+        let result = b.run(&HashMap::new(), &mut |_, _| {
+            at_wave_ends.push(allocations.load(Ordering::Relaxed));
+            ControlFlow::Continue(())
+        });
+        let waves = result.expect("the sweep runs").stats.waves;
+        prop_assert_eq!(waves, run(&a).stats.waves, "a wave was cut");
+        prop_assert_eq!(waves as usize, at_wave_ends.len());
+        // Later waves may need more room than earlier ones: at most one block each, before it begins.
+        prop_assert!(at_wave_ends.windows(2).all(|w| w[1] - w[0] <= 1), "{:?}", at_wave_ends);
+        let all = at_wave_ends.last().copied().unwrap_or(before) - before;
+        prop_assert!(all <= 12, "{} allocations, {} waves", all, waves);
     }
 }
 

@@ -136,9 +136,9 @@ GPU_FN bf16 to_bf16(float f) {
     return bf16{(u16)((u + 0x7fff + (u >> 16 & 1)) >> 16)};
 }
 GPU_FN u32 pack_bf16(float low, float high) { return (u32)to_bf16(low).bits | (u32)to_bf16(high).bits << 16; }
-// Never contracted with what surrounds them; here nothing is.
-GPU_FN float __fmul_rn(float a, float b) { return a * b; }
+// Nothing is contracted here (-ffp-contract=off), so these are the plain operators.
 GPU_FN float __fadd_rn(float a, float b) { return a + b; }
+GPU_FN float __fmul_rn(float a, float b) { return a * b; }
 GPU_FN float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 template <class T> GPU_FN T min(T a, T b) { return a < b ? a : b; }
 template <class T> GPU_FN T max(T a, T b) { return a > b ? a : b; }

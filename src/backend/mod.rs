@@ -270,6 +270,45 @@ pub struct HeadRows {
     pub k: usize,
 }
 
+/// What a GEMM does with its finished sums before it writes anything. Each variant has the bits of the operations that
+/// do the same one after the other.
+#[derive(Debug)]
+pub struct Epilogue<'a, B> {
+    /// `[1, n]`, added to every row first.
+    pub bias: Option<View<'a, B>>,
+    pub then: Then<'a, B>,
+}
+
+/// What becomes of sums and bias: s, `[m, n]`.
+#[derive(Debug)]
+pub enum Then<'a, B> {
+    /// out = s.
+    Write,
+    /// out = act(s): [`Backend::activation`] of an MLP without a gate.
+    Activate(Act),
+    /// s is `[gate | up]`: the left half of out becomes act(gate) · up, as by [`Backend::activation`]. What is in the
+    /// right half afterwards is undefined.
+    Gate(Act),
+    /// stream `[m, n]` += scale · s: [`Backend::scale`], then [`Backend::add`]. `out` is room for s; what is in it
+    /// afterwards is undefined.
+    AddTo { stream: ViewMut<'a, B>, scale: f32 },
+}
+
+impl<'a, B> Epilogue<'a, B> {
+    /// Only the bias, if there is one.
+    pub fn bias(bias: Option<View<'a, B>>) -> Self {
+        Epilogue { bias, then: Then::Write }
+    }
+
+    /// Nothing: the bare product.
+    pub fn none() -> Self {
+        Epilogue::bias(None)
+    }
+}
+
+/// Rows and tokens whose logits may be in memory at once, where an operation goes over the whole vocabulary.
+pub const LOGITS_AT_ONCE: (usize, usize) = (256, 4096);
+
 /// The operations. Shapes in the comments are those of the views; views of one call never overlap.
 pub trait Backend: Send + Sync {
     /// float32 numbers on the device.
@@ -284,6 +323,18 @@ pub trait Backend: Send + Sync {
     /// results mean nothing; asking for it makes the device usable again.
     fn check(&self) -> Result<(), BackendError> {
         Ok(())
+    }
+
+    /// Makes room for buffers of `bytes` altogether beside those there are, so that they can be had without asking the
+    /// device. For devices that are slow to give memory; others do nothing.
+    fn reserve(&self, _bytes: usize) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// Does `work` with what memory there is: on a device that keeps memory of its own, nothing is asked of it until
+    /// `work` is done, and what does not fit is out of memory.
+    fn without_growth<T>(&self, work: impl FnOnce() -> T) -> T {
+        work()
     }
 
     /// `len` zeros.
@@ -305,13 +356,13 @@ pub trait Backend: Send + Sync {
         read: &mut dyn FnMut(usize, &mut [f32]) -> Result<(), crate::model::ModelError>,
     ) -> Result<Self::Weight, BackendError>;
 
-    /// out `[m, n]` = x `[m, k]` · w(slice) + bias `[n]`.
+    /// x `[m, k]` · w(slice) `[k, n]`, through the epilogue into out `[m, n]`.
     fn gemm(
         &self,
         x: View<'_, Self::Buf>,
         w: &Self::Weight,
         slice: WeightSlice,
-        bias: Option<View<'_, Self::Buf>>,
+        epilogue: Epilogue<'_, Self::Buf>,
         out: ViewMut<'_, Self::Buf>,
     );
 

@@ -9,6 +9,7 @@ use super::plan::{Fate, PlannedItem, Positions, fate, patched_positions};
 use super::reference;
 use super::wave::{Wave, cut, rows_of};
 use crate::backend::{Backend, BackendError, View};
+use crate::engine::workspace::bytes_per_row;
 use crate::engine::{Keep, Model, Program, PromptRows, RowCount, Site, Workspace};
 use crate::prompts::{Align, Pair};
 use std::collections::HashMap;
@@ -142,6 +143,19 @@ impl<B: Backend> Sweep<'_, B> {
         groups
     }
 
+    /// Room for the base and the source run of a group, where there is so much in one stretch; otherwise their buffers
+    /// take what they find.
+    fn reserve_for(&self, pairs: &Range<usize>, base: &Keep, source: &Keep) -> Result<(), SweepError> {
+        let spec = &self.model.spec;
+        let kept = |p: &Pair| kept_bytes(spec, base, p.len()) + kept_bytes(spec, source, p.len());
+        let rows: usize = self.pairs[pairs.clone()].iter().map(Pair::len).sum();
+        let bytes = self.pairs[pairs.clone()].iter().map(kept).sum::<usize>() + rows * bytes_per_row(spec);
+        match self.model.backend.reserve(bytes) {
+            Ok(()) | Err(BackendError::OutOfMemory { .. }) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// Runs everything that `known` does not have yet. `observe` sees every wave's metrics as it finishes and may stop
     /// the sweep.
     ///
@@ -173,6 +187,7 @@ impl<B: Backend> Sweep<'_, B> {
         // Waves differ in height: one workspace for the tallest, unless there turns out to be no room for that.
         let mut tallest = self.limits.max_rows;
         for pairs in groups {
+            self.reserve_for(&pairs, &keep_base, &keep_source)?;
             let group = Group::new(
                 self.model,
                 self.pairs[pairs.clone()].iter().collect(),
@@ -275,7 +290,8 @@ impl<B: Backend> Sweep<'_, B> {
         Ok(Outcome { stats, means, ..outcome })
     }
 
-    /// One wave, with a workspace of at least `rows` rows.
+    /// One wave, with a workspace of at least `rows` rows. All memory is had before it begins; only a single item, which
+    /// cannot be cut, may ask for more on its way.
     fn run_wave(
         &self,
         wave: &Wave<'_, '_, B>,
@@ -283,15 +299,22 @@ impl<B: Backend> Sweep<'_, B> {
         rows: usize,
         ws: &mut Option<Workspace<B>>,
     ) -> Result<(Vec<f32>, RowCount), SweepError> {
+        let backend = &self.model.backend;
+        let moments = wave.moment_bytes(items);
         let ws = match ws {
             Some(ws) if ws.capacity >= rows => ws,
             other => {
                 *other = None; // the old one goes before the larger one comes
+                backend.reserve(rows.saturating_mul(bytes_per_row(&self.model.spec)).saturating_add(moments))?;
                 other.insert(Workspace::new(self.model, rows)?)
             }
         };
-        let done = wave.run(items, ws);
-        self.model.backend.check()?;
+        backend.reserve(moments)?;
+        let done = match items {
+            [_] => wave.run(items, ws),
+            _ => backend.without_growth(|| wave.run(items, ws)),
+        };
+        backend.check()?;
         done
     }
 

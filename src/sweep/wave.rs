@@ -1,12 +1,12 @@
 //! The wave: all cells of all pairs of a group, as rows of one growing matrix, through the layers once.
 
 use super::cells::Cell;
-use super::entry::Entry;
+use super::entry::{Entry, moment_bytes};
 use super::group::Group;
 use super::metric::Metric;
 use super::plan::{PlannedItem, Positions};
 use super::run::SweepError;
-use crate::backend::Backend;
+use crate::backend::{Backend, LOGITS_AT_ONCE};
 use crate::engine::{Forward, Model, Program, RowCount, Segment, Workspace};
 
 /// What all waves of a group share.
@@ -48,6 +48,22 @@ pub(crate) fn cut<B: Backend>(
 }
 
 impl<B: Backend> Wave<'_, '_, B> {
+    /// Bytes that [`Wave::run`] takes for moments beside the workspace, at most. (Attention over thousands of keys takes
+    /// more on some devices.)
+    pub fn moment_bytes(&self, items: &[PlannedItem]) -> usize {
+        let (spec, prompts) = (&self.model.spec, &self.group.base_prompts);
+        let entry = moment_bytes(spec, self.cells, items, |pair| prompts.len_of(pair as usize));
+        // A step's lists: a few numbers a row, a segment an item.
+        let rows = items.iter().map(|i| prompts.len_of(i.pair as usize)).sum::<usize>();
+        let lists = 16 * rows + 128 * items.len();
+        // Hidden rows, and what the metric makes of them: products of two blocks, the clean rows, sums, tokens.
+        let (some, tokens) = (items.len().min(LOGITS_AT_ONCE.0), spec.d_vocab.min(LOGITS_AT_ONCE.1));
+        let answers: usize =
+            items.iter().map(|i| self.group.pairs[i.pair as usize]).map(|p| p.answers.len() + p.wrong.len()).sum();
+        let metric = 4 * (items.len() * spec.d_model + some * (2 * tokens + spec.d_model + 32) + 3 * answers);
+        entry + lists + metric + (64 << 8)
+    }
+
     /// Runs `items`, sorted by boundary, and returns their metrics in that order, with the rows it took.
     pub fn run(&self, items: &[PlannedItem], ws: &mut Workspace<B>) -> Result<(Vec<f32>, RowCount), SweepError> {
         let forward = Forward {

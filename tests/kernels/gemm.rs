@@ -3,14 +3,14 @@
 use crate::support::*;
 use patchwave::backend::cuda::emulated::Emulated;
 use patchwave::backend::cuda::{Precision, Weight};
-use patchwave::backend::{Backend, HeadRows, View, ViewMut, WeightSlice};
+use patchwave::backend::{Backend, Epilogue, HeadRows, View, ViewMut, WeightSlice};
 use std::ops::Range;
 
 const ALL: [(Precision, f64); 4] =
     [(Precision::Ffma, 4e-7), (Precision::Float32, 4e-7), (Precision::Bf16x3, 1.2e-5), (Precision::Bfloat16, 6e-3)];
 
 /// A weight of one part, `[n, k]` numbers.
-fn pack(gpu: &Gpu, k: usize, n: usize, w: &[f32]) -> Weight<Emulated> {
+pub fn pack(gpu: &Gpu, k: usize, n: usize, w: &[f32]) -> Weight<Emulated> {
     let read = &mut |_, out: &mut [f32]| {
         out.copy_from_slice(w);
         Ok(())
@@ -19,7 +19,7 @@ fn pack(gpu: &Gpu, k: usize, n: usize, w: &[f32]) -> Weight<Emulated> {
 }
 
 /// x · w(slice) + bias in float64, and Σ |x| |w|, in whose units errors are measured. w is `[n, k]`.
-fn reference(
+pub fn reference(
     x: &[f32],
     m: usize,
     w: &[f32],
@@ -68,7 +68,7 @@ fn gemm(
     let mut out = Askew::new(gpu, &vec![f32::NAN; m * slice.n.len()], m, slice.n.len());
     let bias = bias.map(|b| upload(gpu, b));
     let bias = bias.as_ref().map(|b| View::packed(b, 1, slice.n.len()));
-    gpu.gemm(x.view(), &weight.expect("there is room"), slice, bias, out.view_mut());
+    gpu.gemm(x.view(), &weight.expect("there is room"), slice, Epilogue::bias(bias), out.view_mut());
     out.read(gpu)
 }
 
@@ -107,7 +107,7 @@ fn alignment_changes_no_bit() {
             let weight = pack(gpu, k, n, &w);
             let (aligned, mut out) = (upload(gpu, &x), upload(gpu, &vec![0.0; m * n]));
             let slice = WeightSlice { k: 0..k, n: 0..n };
-            gpu.gemm(View::packed(&aligned, m, k), &weight, slice, None, ViewMut::packed(&mut out, m, n));
+            gpu.gemm(View::packed(&aligned, m, k), &weight, slice, Epilogue::none(), ViewMut::packed(&mut out, m, n));
             let packed = gpu.download(View::packed(&out, m, n));
             assert_eq!(packed, askew);
             packed

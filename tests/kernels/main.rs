@@ -6,6 +6,7 @@
 
 mod attention;
 mod emulator;
+mod epilogue;
 mod gemm;
 mod metrics;
 mod patches;

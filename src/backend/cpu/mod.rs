@@ -66,7 +66,7 @@ impl Backend for Cpu {
         x: View<'_, Vec<f32>>,
         w: &Weight,
         slice: WeightSlice,
-        bias: Option<View<'_, Vec<f32>>>,
+        epilogue: Epilogue<'_, Vec<f32>>,
         out: ViewMut<'_, Vec<f32>>,
     ) {
         assert!(slice.k.end <= w.k && slice.n.end <= w.n);
@@ -77,16 +77,14 @@ impl Backend for Cpu {
         let rhs = Rhs { numbers: &w.numbers, start: slice.k.start * w.n + slice.n.start, row: w.n, col: 1 };
         let y = &mut out.buf[out.offset..];
         matmul(x.rows, out.cols, x.cols, &x.buf[x.offset..], x.stride, rhs, y, out.stride);
-        if let Some(bias) = bias {
-            let bias = rows::row(bias, 0);
-            rows::for_each_row(out, |_, y| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
-        }
+        rows::epilogue(epilogue, out);
     }
 
     fn head_delta(&self, delta: View<'_, Vec<f32>>, groups: &[HeadRows], w_o: &Weight, mut out: ViewMut<'_, Vec<f32>>) {
         for g in groups {
             let slice = WeightSlice { k: g.k..g.k + delta.cols, n: 0..w_o.n };
-            self.gemm(delta.range(g.rows.clone()), w_o, slice, None, out.reborrow().range(g.rows.clone()));
+            let out = out.reborrow().range(g.rows.clone());
+            self.gemm(delta.range(g.rows.clone()), w_o, slice, Epilogue::none(), out);
         }
     }
 

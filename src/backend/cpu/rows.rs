@@ -1,7 +1,7 @@
 //! Operations that treat each row on its own: norms, rope, activations, copies, patches.
 
 use super::simd;
-use crate::backend::{Combine, Norm, PatchEntry, PatchSource, RopeTable, RowIndex, View, ViewMut};
+use crate::backend::{Combine, Epilogue, Norm, PatchEntry, PatchSource, RopeTable, RowIndex, Then, View, ViewMut};
 use crate::model::spec::{Act, NormKind, NormWeight, RopeLayout};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -148,21 +148,57 @@ fn act_of(act: Act, x: f32) -> f32 {
 
 pub fn activation(x: ViewMut<'_, Buf>, act: Act, gated: bool) {
     let arch = Arch::new();
-    for_each_row(x, |_, x| {
-        let (gate, up) = if gated { x.split_at_mut(x.len() / 2) } else { (x, &mut [][..]) };
-        // One loop per activation, so that each is compiled on its own and becomes vectors.
-        macro_rules! each {
-            ($($act:ident),*) => {
-                match act {
-                    $(Act::$act => arch.dispatch(|| {
-                        gate.iter_mut().for_each(|g| *g = act_of(Act::$act, *g));
-                        gate.iter_mut().zip(up.iter()).for_each(|(g, u)| *g *= u);
-                    }),)*
-                }
-            };
+    for_each_row(x, |_, x| activate(arch, x, act, gated));
+}
+
+/// One row of [`activation`].
+fn activate(arch: Arch, x: &mut [f32], act: Act, gated: bool) {
+    let (gate, up) = if gated { x.split_at_mut(x.len() / 2) } else { (x, &mut [][..]) };
+    // One loop per activation, so that each is compiled on its own and becomes vectors.
+    macro_rules! each {
+        ($($act:ident),*) => {
+            match act {
+                $(Act::$act => arch.dispatch(|| {
+                    gate.iter_mut().for_each(|g| *g = act_of(Act::$act, *g));
+                    gate.iter_mut().zip(up.iter()).for_each(|(g, u)| *g *= u);
+                }),)*
+            }
+        };
+    }
+    each!(Relu, Relu2, Silu, QuickGelu, GeluTanh, GeluErf);
+}
+
+/// What follows a product, row by row, so that a row is still in the cache when it is activated or added.
+pub fn epilogue(epilogue: Epilogue<'_, Buf>, out: ViewMut<'_, Buf>) {
+    let arch = Arch::new();
+    let bias = epilogue.bias.map(|b| row(b, 0));
+    let add_bias = |y: &mut [f32]| {
+        if let Some(bias) = bias {
+            arch.dispatch(|| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
         }
-        each!(Relu, Relu2, Silu, QuickGelu, GeluTanh, GeluErf);
-    });
+    };
+    match epilogue.then {
+        Then::Write if bias.is_none() => {}
+        Then::Write => for_each_row(out, |_, y| add_bias(y)),
+        Then::Activate(act) | Then::Gate(act) => {
+            let gated = matches!(epilogue.then, Then::Gate(_));
+            for_each_row(out, |_, y| {
+                add_bias(y);
+                activate(arch, y, act, gated);
+            });
+        }
+        Then::AddTo { stream, scale } => {
+            let sums = out.read();
+            for_each_row(stream, |i, x| {
+                let y = row(sums, i);
+                arch.dispatch(|| match bias {
+                    // 1 · y is y: one loop serves both, and no order of operations changes.
+                    Some(bias) => x.iter_mut().zip(y.iter().zip(bias)).for_each(|(x, (y, b))| *x += scale * (y + b)),
+                    None => x.iter_mut().zip(y).for_each(|(x, y)| *x += scale * y),
+                });
+            });
+        }
+    }
 }
 
 pub fn copy_rows(

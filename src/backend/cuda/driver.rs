@@ -126,7 +126,8 @@ pub trait Driver: Send + Sync + 'static {
     /// `ptr` came from [`Driver::alloc`] of this driver and nothing uses it any more.
     unsafe fn free(&self, ptr: DevicePtr);
 
-    /// Whether freed memory may be kept and handed out again. A checker wants every allocation as it was asked for.
+    /// Whether memory may be had in large blocks, kept and handed out in pieces. A checker wants every buffer as an
+    /// allocation of its own, exactly as long as it was asked for.
     fn may_keep_memory(&self) -> bool {
         true
     }

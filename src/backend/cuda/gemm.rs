@@ -5,7 +5,8 @@
 use super::driver::{Arguments, DevicePtr, Driver, DriverError};
 use super::launch::{Stream, at, at_mut};
 use super::memory::Device;
-use crate::backend::{BackendError, HeadRows, View, ViewMut, WeightSlice};
+use super::rows::activation_number;
+use crate::backend::{BackendError, Epilogue, HeadRows, Then, View, ViewMut, WeightSlice};
 use crate::model::ModelError;
 
 /// How products are computed. Errors are the largest of |error| / (|A| · |B|) that `docs/kernels.md` lists.
@@ -53,6 +54,21 @@ struct RowTile {
     k0: i32,
 }
 
+/// As `Epilogue` of `gpu.cuh`.
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Finish {
+    bias: DevicePtr,
+    scale: f32,
+    add: i32,
+    activation: i32,
+    up: i32,
+}
+
+impl Finish {
+    const WRITE: Finish = Finish { bias: DevicePtr::NULL, scale: 1.0, add: 0, activation: -1, up: 0 };
+}
+
 /// Groups of rows as tiles of at most `height` rows.
 fn row_tiles(groups: &[HeadRows], height: usize) -> Vec<RowTile> {
     let mut tiles = Vec::new();
@@ -63,6 +79,10 @@ fn row_tiles(groups: &[HeadRows], height: usize) -> Vec<RowTile> {
         }
     }
     tiles
+}
+
+fn int(columns: usize) -> Result<i32, DriverError> {
+    i32::try_from(columns).map_err(|_| DriverError::TooLarge { what: "the width of a weight", value: columns })
 }
 
 /// Rows and columns of a block, as in the kernels.
@@ -127,17 +147,38 @@ impl<D: Driver> Stream<D> {
 
     /// See [`crate::backend::Backend::gemm`]. With `groups`, the weight's input dimensions differ from group to group:
     /// [`crate::backend::Backend::head_delta`].
-    pub fn gemm(
+    pub fn gemm<'a>(
         &self,
         x: View<'_, Device<D>>,
         w: &Weight<D>,
         slice: WeightSlice,
         groups: Option<&[HeadRows]>,
-        bias: Option<View<'_, Device<D>>>,
-        out: ViewMut<'_, Device<D>>,
+        epilogue: Epilogue<'a, Device<D>>,
+        mut out: ViewMut<'a, Device<D>>,
     ) -> Result<(), DriverError> {
+        let Epilogue { bias, then } = epilogue;
         assert!(slice.k.end <= w.k && slice.n.end <= w.n && bias.is_none_or(|b| b.cols == slice.n.len()));
         assert!(x.cols == slice.k.len() && out.cols == slice.n.len() && x.rows == out.rows);
+        let mut finish = Finish { bias: bias.map_or(DevicePtr::NULL, at), ..Finish::WRITE };
+        match then {
+            Then::Write => {}
+            Then::Activate(act) => finish.activation = activation_number(act),
+            Then::Gate(act) => {
+                let up = out.cols / 2;
+                if w.precision != Precision::Ffma && !up.is_multiple_of(8) {
+                    // Eight columns of the planes are loaded at a time; here those of gate and up lie askew.
+                    self.gemm(x, w, slice, groups, Epilogue::bias(bias), out.reborrow())?;
+                    return self.activation(out, act, true);
+                }
+                (finish.activation, finish.up) = (activation_number(act), int(up)?);
+                out = out.columns(0..up);
+            }
+            Then::AddTo { stream, scale } => {
+                assert!(stream.rows == x.rows && stream.cols == out.cols);
+                (finish.add, finish.scale) = (1, scale);
+                out = stream;
+            }
+        }
         let tile = if w.precision == Precision::Ffma { F32_TILE } else { SM80_TILE };
         let tiles = match groups {
             None => None,
@@ -146,13 +187,14 @@ impl<D: Driver> Stream<D> {
                 Some(row_tiles(groups, tile.0))
             }
         };
+        // With a gate, half of a tile's columns are gates and half are their ups.
+        let tile_columns = if finish.up != 0 { tile.1 / 2 } else { tile.1 };
         let blocks = tiles.as_ref().map_or(x.rows.div_ceil(tile.0), Vec::len);
         if blocks == 0 {
             return Ok(());
         }
         let tiles = tiles.map(|t| self.list(&t)).transpose()?;
         let row_tiles = tiles.as_ref().map_or(DevicePtr::NULL, Device::ptr);
-        let bias = bias.map_or(DevicePtr::NULL, at);
         let (from, to) = (at(x), at_mut(&out));
         let arguments = Arguments::new()
             .value(to)
@@ -163,12 +205,12 @@ impl<D: Driver> Stream<D> {
             let arguments = arguments
                 .value(w.buf.ptr().offset(4 * (slice.n.start * w.k + slice.k.start)))
                 .int("the input width of a weight", w.k)
-                .value(bias)
+                .value(finish)
                 .int("the rows of a matrix", x.rows)
                 .int("the width of a weight", out.cols)
                 .int("the input width of a weight", x.cols)
                 .value(row_tiles);
-            let grid = (blocks, out.cols.div_ceil(tile.1));
+            let grid = (blocks, out.cols.div_ceil(tile_columns));
             // SAFETY: the views and the slice lie inside their buffers (asserted above and in `at`).
             return unsafe { self.launch(&self.kernels.gemm_f32, grid, 128, 0, arguments) };
         }
@@ -177,7 +219,7 @@ impl<D: Driver> Stream<D> {
             .value(w.buf.ptr().offset(2 * slice.k.start * w.cols))
             .int("the width of a weight", w.cols)
             .value((w.k * w.cols) as i64)
-            .value(bias)
+            .value(finish)
             .int("the rows of a matrix", x.rows)
             .int("a column", slice.n.start)
             .int("the width of a weight", out.cols)
@@ -194,7 +236,7 @@ impl<D: Driver> Stream<D> {
             (_, true) => &k.gemm_sm80_bf16x6_a16,
         };
         let columns = slice.n.start % 8 + out.cols;
-        let grid = (blocks, columns.div_ceil(tile.1));
+        let grid = (blocks, columns.div_ceil(tile_columns));
         // SAFETY: as above; a plane is [k, cols] and slice.k and slice.n lie inside it.
         unsafe { self.launch(function, grid, 256, sm80_shared_bytes(planes), arguments) }
     }
@@ -213,7 +255,7 @@ impl<D: Driver> Stream<D> {
             .int("a row of a matrix", x.stride)
             .value(w)
             .int("the input width of a weight", x.cols)
-            .value(DevicePtr::NULL)
+            .value(Finish::WRITE)
             .int("the rows of a matrix", x.rows)
             .int("the width of a weight", out.cols)
             .int("the input width of a weight", x.cols)

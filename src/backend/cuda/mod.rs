@@ -64,6 +64,15 @@ impl<D: Driver> Backend for Cuda<D> {
         Ok(self.stream.take_failure()?)
     }
 
+    fn reserve(&self, bytes: usize) -> Result<(), BackendError> {
+        self.check()?;
+        Ok(self.stream.memory.reserve(bytes)?)
+    }
+
+    fn without_growth<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.stream.memory.closed(work)
+    }
+
     fn zeros(&self, len: usize) -> Result<Device<D>, BackendError> {
         self.check()?;
         Ok(self.stream.zeros(len)?)
@@ -92,10 +101,10 @@ impl<D: Driver> Backend for Cuda<D> {
         x: View<'_, Device<D>>,
         w: &Weight<D>,
         slice: WeightSlice,
-        bias: Option<View<'_, Device<D>>>,
+        epilogue: Epilogue<'_, Device<D>>,
         out: ViewMut<'_, Device<D>>,
     ) {
-        self.done(self.stream.gemm(x, w, slice, None, bias, out));
+        self.done(self.stream.gemm(x, w, slice, None, epilogue, out));
     }
 
     fn head_delta(
@@ -106,7 +115,7 @@ impl<D: Driver> Backend for Cuda<D> {
         out: ViewMut<'_, Device<D>>,
     ) {
         let slice = WeightSlice { k: 0..delta.cols, n: 0..w_o.n };
-        self.done(self.stream.gemm(delta, w_o, slice, Some(groups), None, out));
+        self.done(self.stream.gemm(delta, w_o, slice, Some(groups), Epilogue::none(), out));
     }
 
     fn norm(&self, x: View<'_, Device<D>>, norm: &Norm<'_, Device<D>>, out: ViewMut<'_, Device<D>>) {

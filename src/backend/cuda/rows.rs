@@ -17,6 +17,18 @@ struct Rectangle {
     source_row: i32,
 }
 
+/// As `Activation` of `gpu.cuh`.
+pub(super) fn activation_number(act: Act) -> i32 {
+    match act {
+        Act::Relu => 0,
+        Act::Relu2 => 1,
+        Act::Silu => 2,
+        Act::GeluErf => 3,
+        Act::GeluTanh => 4,
+        Act::QuickGelu => 5,
+    }
+}
+
 /// Slices that a block of eight warps works on.
 const WARPS: usize = 8;
 
@@ -151,19 +163,11 @@ impl<D: Driver> Stream<D> {
 
     pub fn activation(&self, x: ViewMut<'_, Device<D>>, act: Act, gated: bool) -> Result<(), DriverError> {
         let width = if gated { x.cols / 2 } else { x.cols };
-        let kind = match act {
-            Act::Relu => 0,
-            Act::Relu2 => 1,
-            Act::Silu => 2,
-            Act::GeluErf => 3,
-            Act::GeluTanh => 4,
-            Act::QuickGelu => 5,
-        };
         let arguments = Arguments::new()
             .value(at_mut(&x))
             .int("a row of a matrix", x.stride)
             .int("the width of an MLP", width)
-            .value::<i32>(kind)
+            .value::<i32>(activation_number(act))
             .flag(gated);
         // SAFETY: the view lies inside its buffer.
         unsafe { self.launch(&self.kernels.activation_rows, (x.rows, 1), threads_for(width), 0, arguments) }

@@ -4,12 +4,12 @@
 use super::driver::{Arguments, Driver, DriverError};
 use super::launch::{Stream, at, at_option, threads_for};
 use super::memory::Device;
-use crate::backend::{Unembedding, View, ViewMut};
+use crate::backend::{LOGITS_AT_ONCE, Unembedding, View, ViewMut};
 use std::ops::Range;
 
 /// Tokens and rows whose logits are in memory at once.
-const TOKENS: usize = 4096;
-const ROWS: usize = 256;
+const TOKENS: usize = LOGITS_AT_ONCE.1;
+const ROWS: usize = LOGITS_AT_ONCE.0;
 /// Bytes of a `Total` of `metrics.cu`.
 const TOTAL_BYTES: usize = 16;
 

@@ -2,8 +2,8 @@
 
 use super::Forward;
 use crate::backend::{
-    AttnCall, AttnOverride, AttnOverrideKind, AttnParams, AttnSegment, Backend, BackendError, Combine, HeadRows,
-    RowIndex, View, ViewMut, WeightSlice,
+    AttnCall, AttnOverride, AttnOverrideKind, AttnParams, AttnSegment, Backend, BackendError, Combine, Epilogue,
+    HeadRows, RowIndex, View, ViewMut, WeightSlice,
 };
 use crate::engine::cache::{Cache, Point, PromptRows};
 use crate::engine::patch::{PatchPoint, Value};
@@ -14,8 +14,8 @@ use crate::engine::workspace::Workspace;
 use crate::model::spec::{AttnSpec, NormScope, NormSpec, QkNormAt, SubLayer};
 
 impl<B: Backend> Forward<'_, B> {
-    /// The attention branch: keys and values of all rows, everything else of the rows that live on. Leaves what is to
-    /// be added in `ws.attn_out`.
+    /// The attention branch up to z, which stays in `ws.z`: keys and values of all rows, everything else of the rows
+    /// that live on.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn attn(
         &self,
@@ -28,13 +28,11 @@ impl<B: Backend> Forward<'_, B> {
         patches: &[PatchPoint<'_, B>],
         recorder: &mut Option<Recorder<'_, B>>,
     ) -> Result<(), BackendError> {
-        let SubWeights::Attn { qkv, qkv_bias, o, o_bias, sinks } = weights else {
-            unreachable!("weights follow the spec")
-        };
+        let SubWeights::Attn { qkv, qkv_bias, sinks, .. } = weights else { unreachable!("weights follow the spec") };
         let (backend, d) = (&self.model.backend, self.model.spec.d_model);
         let (n, n_live) = (n_rows(segments), n_rows(live));
         let w = QkvWidths::of(a);
-        let Workspace { x, spare, h, wide, q, z, attn_out, .. } = ws;
+        let Workspace { x, spare, h, wide, q, z, .. } = ws;
         let input = self.branch_input(sub, x, h, n);
 
         // Projections. Queries of dead rows are not computed.
@@ -42,14 +40,15 @@ impl<B: Backend> Forward<'_, B> {
         let kv = if dead_rows { w.q..w.total() } else { 0..w.total() };
         let bias = Model::<B>::bias_row(qkv_bias.as_ref(), kv.clone());
         let out = ViewMut::packed(wide, n, w.total()).columns(kv.clone());
-        backend.gemm(input, qkv, WeightSlice { k: 0..d, n: kv }, bias, out);
+        backend.gemm(input, qkv, WeightSlice { k: 0..d, n: kv }, Epilogue::bias(bias), out);
         if dead_rows {
             let from = living_rows(segments, live);
             let to = ViewMut::packed(spare, n_live, d);
             backend.copy_rows(input, RowIndex::List(&from), to, RowIndex::All, Combine::Set, 1.0);
             let bias = Model::<B>::bias_row(qkv_bias.as_ref(), 0..w.q);
             let slice = WeightSlice { k: 0..d, n: 0..w.q };
-            backend.gemm(View::packed(spare, n_live, d), qkv, slice, bias, ViewMut::packed(q, n_live, w.q));
+            let (input, out) = (View::packed(&*spare, n_live, d), ViewMut::packed(q, n_live, w.q));
+            backend.gemm(input, qkv, slice, Epilogue::bias(bias), out);
         } else {
             let from = View::packed(wide, n, w.total()).columns(0..w.q);
             let to = ViewMut::packed(q, n, w.q);
@@ -120,18 +119,42 @@ impl<B: Backend> Forward<'_, B> {
             r.point(backend, layer, Point::Z, View::packed(&*z, n_live, z_width))?;
         }
         self.apply(patches, layer, Point::Z, segments, ViewMut::packed(z, n_live, z_width), a.d_v);
+        Ok(())
+    }
 
-        // Output projection: head by head where the heads' results are read or written, in one GEMM otherwise.
-        let by_head = recorder.as_ref().is_some_and(|r| r.wants(layer, Point::Result))
-            || patches.iter().any(|p| p.is_at(layer, Point::Result));
+    /// From `ws.z` to what attention adds, in `ws.attn_out`; with `add`, it is added to `ws.x`.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn attn_output(
+        &self,
+        layer: usize,
+        sub: &SubLayer,
+        a: &AttnSpec,
+        weights: &SubWeights<B>,
+        segments: &[Segment],
+        ws: &mut Workspace<B>,
+        patches: &[PatchPoint<'_, B>],
+        recorder: &mut Option<Recorder<'_, B>>,
+        add: bool,
+    ) -> Result<(), BackendError> {
+        let SubWeights::Attn { o, o_bias, .. } = weights else { unreachable!("weights follow the spec") };
+        let (backend, d, n_live) = (&self.model.backend, self.model.spec.d_model, n_rows(segments));
+        let Workspace { x, z, attn_out, .. } = ws;
+        let z_width = a.n_heads * a.d_v;
+        // Head by head where the heads' results are read or written, in one GEMM otherwise.
+        let by_head = Self::is_seen(layer, &[Point::Result], patches, recorder);
+        let seen = by_head || Self::is_seen(layer, &[Point::AttnRaw, Point::AttnOut], patches, recorder);
         let z = View::packed(&*z, n_live, z_width);
+        if add && sub.post_norm.is_none() && !seen {
+            self.add_product(layer, z, o, o_bias.as_ref(), x, attn_out);
+            return Ok(());
+        }
         let bias = Model::<B>::bias_row(o_bias.as_ref(), 0..d);
         if by_head {
             let mut result = backend.zeros(n_live * a.n_heads * d)?;
             for head in 0..a.n_heads {
                 let slice = WeightSlice { k: head * a.d_v..(head + 1) * a.d_v, n: 0..d };
                 let out = ViewMut::packed(&mut result, n_live, a.n_heads * d).columns(head * d..(head + 1) * d);
-                backend.gemm(z.columns(head * a.d_v..(head + 1) * a.d_v), o, slice, None, out);
+                backend.gemm(z.columns(head * a.d_v..(head + 1) * a.d_v), o, slice, Epilogue::none(), out);
             }
             if let Some(r) = recorder {
                 r.point(backend, layer, Point::Result, View::packed(&result, n_live, a.n_heads * d))?;
@@ -151,7 +174,7 @@ impl<B: Backend> Forward<'_, B> {
             }
         } else {
             let slice = WeightSlice { k: 0..z_width, n: 0..d };
-            backend.gemm(z, o, slice, bias, ViewMut::packed(attn_out, n_live, d));
+            backend.gemm(z, o, slice, Epilogue::bias(bias), ViewMut::packed(attn_out, n_live, d));
         }
         if let Some(r) = recorder {
             r.point(backend, layer, Point::AttnRaw, View::packed(&*attn_out, n_live, d))?;
@@ -161,6 +184,9 @@ impl<B: Backend> Forward<'_, B> {
             r.point(backend, layer, Point::AttnOut, View::packed(&*attn_out, n_live, d))?;
         }
         self.apply(patches, layer, Point::AttnOut, segments, ViewMut::packed(attn_out, n_live, d), d);
+        if add {
+            backend.add(ViewMut::packed(x, n_live, d), View::packed(&*attn_out, n_live, d), 1.0);
+        }
         Ok(())
     }
 

@@ -12,7 +12,9 @@ use super::rope::RopeTables;
 use super::segment::{Segment, first_row, living_rows, n_rows};
 use super::weights::{Model, SubWeights};
 use super::workspace::Workspace;
-use crate::backend::{Backend, BackendError, Combine, PatchEntry, PatchSource, RowIndex, View, ViewMut};
+use crate::backend::{
+    Backend, BackendError, Combine, Epilogue, PatchEntry, PatchSource, RowIndex, Then, View, ViewMut, WeightSlice,
+};
 use crate::model::spec::{Op, SubLayer};
 use std::ops::Range;
 
@@ -65,7 +67,8 @@ impl<'a, B: Backend> Forward<'a, B> {
         let after = n_rows(&live);
         let mut count = RowCount::default();
         let mut trimmed = after == before;
-        for (i, sub) in block.subs[subs.clone()].iter().enumerate() {
+        let ran = &block.subs[subs.clone()];
+        for (i, sub) in ran.iter().enumerate() {
             let weights = &self.model.layers[layer][subs.start + i];
             match (&sub.op, weights) {
                 (Op::Attn(a), SubWeights::Attn { .. }) => {
@@ -82,21 +85,23 @@ impl<'a, B: Backend> Forward<'a, B> {
                 }
                 _ => unreachable!("weights follow the spec"),
             }
-            if !parallel || i + 1 == subs.len() {
-                if !trimmed {
-                    self.gather_living(segments, &live, ws);
-                    trimmed = true;
-                }
-                let ran = if *parallel { &block.subs[subs.clone()] } else { std::slice::from_ref(sub) };
-                for sub in ran {
-                    let out = if matches!(sub.op, Op::Attn(_)) { &ws.attn_out } else { &ws.mlp_out };
-                    let x = ViewMut::packed(&mut ws.x, after, d);
-                    backend.add(x, View::packed(out, after, d), 1.0);
-                    if let Some(norm) = &sub.resid_norm {
-                        let x = ViewMut::packed(&mut ws.x, after, d);
-                        backend.norm_in_place(x, &self.model.norm(norm, 1));
-                    }
-                }
+            // Branches that run in parallel are added, in their order, when the last of them has read its input.
+            let add = !parallel || i + 1 == ran.len();
+            if add && !trimmed {
+                self.gather_living(segments, &live, ws);
+                trimmed = true;
+            }
+            for sub in ran[..i].iter().filter(|_| add && *parallel) {
+                let out = if matches!(sub.op, Op::Attn(_)) { &ws.attn_out } else { &ws.mlp_out };
+                backend.add(ViewMut::packed(&mut ws.x, after, d), View::packed(out, after, d), 1.0);
+                self.resid_norm(sub, &mut ws.x, after);
+            }
+            match &sub.op {
+                Op::Attn(a) => self.attn_output(layer, sub, a, weights, &live, ws, patches, recorder, add)?,
+                Op::Mlp(m) => self.mlp_output(layer, sub, m, weights, &live, ws, patches, recorder, add)?,
+            }
+            if add {
+                self.resid_norm(sub, &mut ws.x, after);
             }
         }
         *segments = live;
@@ -135,6 +140,33 @@ impl<'a, B: Backend> Forward<'a, B> {
         }
     }
 
+    /// The norm of the residual stream after a branch's addition, if there is one.
+    fn resid_norm(&self, sub: &SubLayer, x: &mut B::Buf, n: usize) {
+        if let Some(norm) = &sub.resid_norm {
+            let x = ViewMut::packed(x, n, self.model.spec.d_model);
+            self.model.backend.norm_in_place(x, &self.model.norm(norm, 1));
+        }
+    }
+
+    /// A branch's output projection, x · W, straight onto the residual stream: where nothing needs the branch's output
+    /// on its own, and no norm stands between. The bits are those of [`Forward::finish_branch`] and an addition.
+    fn add_product(
+        &self,
+        layer: usize,
+        input: View<'_, B::Buf>,
+        weight: &B::Weight,
+        bias: Option<&B::Buf>,
+        stream: &mut B::Buf,
+        room: &mut B::Buf,
+    ) {
+        let (d, n) = (self.model.spec.d_model, input.rows);
+        let scale = self.model.spec.blocks[layer].resid_scale;
+        let then = Then::AddTo { stream: ViewMut::packed(stream, n, d), scale };
+        let epilogue = Epilogue { bias: Model::<B>::bias_row(bias, 0..d), then };
+        let slice = WeightSlice { k: 0..input.cols, n: 0..d };
+        self.model.backend.gemm(input, weight, slice, epilogue, ViewMut::packed(room, n, d));
+    }
+
     /// Post-norm and residual multiplier, in place, on `n` rows of a branch's raw output.
     pub(crate) fn finish_branch(&self, layer: usize, sub: &SubLayer, out: &mut B::Buf, n: usize) {
         let (backend, d) = (&self.model.backend, self.model.spec.d_model);
@@ -145,6 +177,18 @@ impl<'a, B: Backend> Forward<'a, B> {
         if scale != 1.0 {
             backend.scale(ViewMut::packed(out, n, d), scale);
         }
+    }
+
+    /// Whether a patch or the recorder needs one of these points, so that it has to be in memory on its own.
+    fn is_seen(
+        layer: usize,
+        points: &[Point],
+        patches: &[PatchPoint<'_, B>],
+        recorder: &Option<Recorder<'_, B>>,
+    ) -> bool {
+        points.iter().any(|point| {
+            recorder.as_ref().is_some_and(|r| r.wants(layer, *point)) || patches.iter().any(|p| p.is_at(layer, *point))
+        })
     }
 
     /// Applies the patches of one point to its rows. `width` is that of one head.

@@ -6,12 +6,13 @@
 mod heads;
 
 use super::cells::{Cell, SiteCells};
-use super::group::{Group, point_width};
+use super::group::{Group, norm_couples_heads, point_width};
 use super::plan::{PlannedItem, Positions, patched_positions};
 use super::run::SweepError;
 use crate::backend::{Backend, Combine, RowIndex, View, ViewMut};
 use crate::engine::weights::{QkvWidths, mlp_width};
 use crate::engine::{Forward, Model, Point, Site};
+use crate::model::ModelSpec;
 use crate::model::spec::{Op, SubLayer};
 
 /// A row that a patch touches.
@@ -260,8 +261,50 @@ fn split_rows(rows: &[PatchedRow], heads: usize) -> Vec<u32> {
     rows.iter().map(|r| r.cache * heads as u32 + if heads == 1 { 0 } else { r.head as u32 }).collect()
 }
 
+/// Numbers and table entries that one patched row takes for a moment in [`Entry::admit`], in bytes, at most: every buffer
+/// that is there, and lists of rows, segments and overrides.
+fn moment_bytes_per_row(spec: &ModelSpec, cell: &Cell) -> usize {
+    const TABLES: usize = 160;
+    let (layer, d) = (cell.layer as usize, spec.d_model);
+    let numbers = match (cell.site, spec.attn(layer)) {
+        (Site::ResidPre | Site::ResidMid | Site::ResidPost, _) => 0,
+        (Site::AttnOut | Site::MlpOut, _) => 2 * d,
+        (Site::MlpPre | Site::MlpPost, _) => spec.mlp(layer).map_or(0, mlp_width) + 2 * d,
+        (_, Some(a)) => {
+            // All heads, or the query heads of one key/value head.
+            let alone = cell.head.is_some() && !norm_couples_heads(a, cell.site);
+            let (w, share) = (QkvWidths::of(a), if alone { a.n_kv_heads } else { 1 });
+            (w.total() + w.k.max(w.v) + a.n_heads * a.d_v).div_ceil(share) + 2 * d
+        }
+        (_, None) => 0,
+    };
+    4 * numbers + TABLES
+}
+
+/// Bytes of temporary buffers that admitting `items`, sorted as for [`Entry::admit`], takes at most.
+pub(crate) fn moment_bytes(
+    spec: &ModelSpec,
+    cells: &[Cell],
+    items: &[PlannedItem],
+    len: impl Fn(u32) -> usize,
+) -> usize {
+    // Pieces of device memory are whole multiples of 256 bytes; there are never more of them than this at a time.
+    const PIECES: usize = 64 * 256;
+    let key = |i: &PlannedItem| {
+        let c = &cells[i.cell as usize];
+        (i.boundary, c.site, c.layer, c.head.is_some())
+    };
+    // The k or v of rows before the first live one may be patched, too: a row per position.
+    let rows = |run: &[PlannedItem]| run.iter().map(|i| len(i.pair)).sum::<usize>();
+    let bytes = |run: &[PlannedItem]| {
+        let cell = &cells[run[0].cell as usize];
+        rows(run) * moment_bytes_per_row(spec, cell) + 4 * spec.d_model
+    };
+    items.chunk_by(|a, b| key(a) == key(b)).map(bytes).max().unwrap_or(0) + PIECES
+}
+
 /// Rows of temporary buffers that admitting an item costs at most, relative to its own: see [`Entry::admit`].
-pub(crate) fn temporary_bytes_per_row(spec: &crate::model::ModelSpec, cells: &[SiteCells]) -> usize {
+pub(crate) fn temporary_bytes_per_row(spec: &ModelSpec, cells: &[SiteCells]) -> usize {
     let mut widest = 2 * spec.d_model;
     for layer in 0..spec.n_layers() {
         for s in cells {
