@@ -4,7 +4,7 @@ use crate::backend::BackendError;
 use crate::export::ExportError;
 use crate::model::ModelError;
 use crate::prompts::PromptError;
-use crate::sweep::SweepError;
+use crate::sweep::{InterventionError, NodeError, SweepError};
 
 /// Everything the library can fail with. Each module has a typed error of its own; this is their sum.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,10 @@ pub enum Error {
     Sweep(#[from] SweepError),
     #[error(transparent)]
     Export(#[from] ExportError),
+    #[error(transparent)]
+    Intervention(#[from] InterventionError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// Options that contradict each other or the model.
     #[error("{0}")]
     Usage(String),
@@ -32,7 +36,8 @@ impl Error {
             Error::Model(e) | Error::Backend(BackendError::Model(e)) => e.exit_code(),
             Error::Prompt(e) => e.exit_code(),
             Error::Export(e) => e.exit_code(),
-            Error::Sweep(SweepError::MeanOfMatrices) | Error::Usage(_) => 2,
+            Error::Sweep(SweepError::MeanOfMatrices | SweepError::Intervention(_)) | Error::Usage(_) => 2,
+            Error::Intervention(_) | Error::Node(_) => 2,
             Error::Sweep(SweepError::Backend(BackendError::Model(e))) => e.exit_code(),
             Error::Backend(_) | Error::Sweep(_) => 1,
         }

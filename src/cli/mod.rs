@@ -5,6 +5,8 @@ mod device;
 mod heatmap;
 mod inspect;
 mod model;
+mod patch;
+mod patching;
 mod sweep;
 mod terminal;
 
@@ -19,6 +21,7 @@ Examples:
   patchwave sweep --model SmolLM2-135M --prompts ioi.jsonl
   patchwave sweep --model M --prompts P --sites resid_pre,attn_out,mlp_out --by pos
   patchwave sweep --model M --prompts P --sites z,q,k,v,pattern --by head,pos --direction noise
+  patchwave patch --nodes a0.h5,a1.h3                 several nodes at once: the metric of every pair
   patchwave heatmap runs/demo-z-1 --output picture.html
   patchwave inspect --model M                         what can be patched, with shapes
 
@@ -39,6 +42,8 @@ struct Cli {
 enum Command {
     /// Patch every cell of one or more sites and write effects, a table and a heat map
     Sweep(Box<sweep::Args>),
+    /// Patch several nodes at once and print the metric of every pair
+    Patch(Box<patch::Args>),
     /// Draw a finished run as SVG, PNG or HTML
     Heatmap(heatmap::Args),
     /// Show what a model is made of, its patch points with shapes, and the memory that a sweep takes
@@ -66,6 +71,7 @@ pub fn main() -> ExitCode {
     };
     let done = std::panic::catch_unwind(|| match cli.command {
         Command::Sweep(args) => sweep::run(*args),
+        Command::Patch(args) => patch::run(*args),
         Command::Heatmap(args) => heatmap::run(args),
         Command::Inspect(args) => inspect::run(args),
     });

@@ -7,7 +7,7 @@ use crate::export::{Axis, RunResult, SiteEffects};
 use crate::prompts::PromptSet;
 use crate::sweep::effect::effects;
 use crate::sweep::{Direction, Metric, Outcome, Sweep, Verification};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What the user asked for, after it has been checked.
 pub struct Asked<'a> {
@@ -17,6 +17,8 @@ pub struct Asked<'a> {
     pub n_given: usize,
     pub direction: Direction,
     pub metric: Metric,
+    /// The patch, as run.json records it.
+    pub patch: Value,
 }
 
 pub struct Seconds {
@@ -80,7 +82,7 @@ pub fn report<B: Backend>(
         "clean_prefers_answer": n_pairs - not_preferred,
         "dtype": asked.args.device.dtype,
         "metric": asked.metric.name(),
-        "patch": asked.args.patch.name(),
+        "patch": asked.patch,
         "noise_floor": verified.worst,
         "verified_items": verified.items,
         "cells": sweep.sites.iter().map(|s| s.cells.iter().filter(|c| c.exists).count()).sum::<usize>(),
