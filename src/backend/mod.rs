@@ -216,7 +216,7 @@ pub enum AttnOverrideKind {
     Pattern,
     /// `factor` · score + value.
     ChangeScores { factor: f32 },
-    /// −∞ at the source positions `from..to`: attention knockout (Geva et al. 2023, arXiv:2304.14767, §3). A query keeps a
+    /// −∞ at the source positions `from..to`: attention knockout (Geva et al. 2023, arXiv:2304.14767). A query keeps a
     /// source, or a sink.
     Knockout { from: usize, to: usize },
 }

@@ -6,6 +6,7 @@ mod bad_configs;
 mod bad_options;
 mod bad_prompts;
 mod not_finite;
+mod patch;
 mod resume;
 mod run_folder;
 mod scene;

@@ -89,6 +89,7 @@ fn help_teaches() {
     for (name, args) in [
         ("help.txt", "--help"),
         ("help-sweep.txt", "sweep --help"),
+        ("help-patch.txt", "patch --help"),
         ("help-heatmap.txt", "heatmap --help"),
         ("help-inspect.txt", "inspect --help"),
     ] {
@@ -118,6 +119,18 @@ fn the_demo_sweeps_twice_in_a_row() {
     assert_eq!(node(&second.out), node(&first.out).replace("demo-z-1", "demo-z-2"));
     assert_eq!((first.err.as_str(), second.err.as_str()), ("", ""));
     assert!(scene.read("runs/demo-z-1/effects.safetensors") == scene.read("runs/demo-z-2/effects.safetensors"));
+}
+
+#[test]
+fn the_demos_two_heads_patched_together() {
+    let scene = Scene::empty();
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n";
+    let form = |text: &str| masked(text).lines().map(words).collect::<String>();
+    let done = scene.run("patch --nodes a0.h5,a1.h3 --output both.csv").ok();
+    golden("patch-demo.txt", &form(&done.out));
+    assert_eq!(done.err, "");
+    let knockout = ["patch", "--nodes", "a1.h3", "--patch", "knockout", "--edges", "B->A2"];
+    golden("patch-demo-knockout.txt", &form(&scene.run_args(&knockout).ok().out));
 }
 
 #[test]
