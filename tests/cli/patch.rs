@@ -164,7 +164,7 @@ fn knockouts_without_sense() {
         ("--edges 2", &["--edges", "\"2\"", "S2->end"]),
         ("--edges 1->5,1->5", &["1->5", "twice"]),
         ("--edges five->end", &["five", "line 1"]),
-        ("--edges 9->9", &["9", "6 tokens"]),
+        ("--edges 9->9", &["--edges", "9 is beyond", "6 tokens"]),
         ("--edges 5->1", &["5->1", "line 1", "position 5"]),
         ("--edges 0->0", &["0->0", "position 0", "every source"]),
         ("--edges 0->1,1->1", &["0->1,1->1", "position 1", "layer 0", "every source"]),

@@ -155,16 +155,12 @@ impl Case {
                         }
                     };
                     let from = self.window.map_or(0, |w| (t + 1).saturating_sub(w));
-                    let found = self
-                        .overrides
-                        .iter()
-                        .filter(|o| o.segment == index && o.heads.contains(&head) && o.destinations.contains(&t))
-                        .filter(|o| !matches!(o.kind, AttnOverrideKind::Knockout { .. }))
-                        .next();
+                    let here = |o: &&AttnOverride| {
+                        o.segment == index && o.heads.contains(&head) && o.destinations.contains(&t)
+                    };
+                    let mut fitting = self.overrides.iter().filter(here);
+                    let found = fitting.find(|o| !matches!(o.kind, AttnOverrideKind::Knockout { .. }));
                     let knocked_out = |key: usize| {
-                        let here = |o: &&AttnOverride| {
-                            o.segment == index && o.heads.contains(&head) && o.destinations.contains(&t)
-                        };
                         self.overrides.iter().filter(here).any(
                             |o| matches!(o.kind, AttnOverrideKind::Knockout { from, to } if (from..to).contains(&key)),
                         )

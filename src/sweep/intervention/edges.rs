@@ -68,6 +68,14 @@ impl Edges {
             let resolve = |s: &Selector| -> Result<Vec<Option<usize>>, PromptError> {
                 Ok(resolve_positions(set, std::slice::from_ref(s))?.remove(0))
             };
+            for end in [&name.source, &name.destination] {
+                if matches!(end, Selector::At(_)) && set.pairs.iter().all(|pair| end.resolve(pair).is_none()) {
+                    let (file, longest) = (&set.source, set.longest());
+                    let reason =
+                        format!("{name}: {end} is beyond every prompt of {file}; the longest has {longest} tokens");
+                    return Err(InterventionError::Edges { text: list.to_owned(), reason }.into());
+                }
+            }
             let (from, to) = (resolve(&name.source)?, resolve(&name.destination)?);
             let (mut sources, mut at) = (Vec::new(), Vec::new());
             for (pair, ends) in set.pairs.iter().zip(from.into_iter().zip(to)) {
