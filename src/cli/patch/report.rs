@@ -98,11 +98,11 @@ impl Report<'_> {
         let mean = self.mean();
         line("mean", [mean.clean, mean.corrupted, mean.patched], mean.effect);
         let patch = self.patch.as_str().or_else(|| self.patch["name"].as_str()).unwrap_or_default();
-        let nodes = if self.n_targets == 1 { "node" } else { "nodes" };
+        let nodes = if self.n_targets == 1 { "node patched" } else { "nodes patched together" };
         let except = if self.except { ", all but those listed" } else { "" };
         let _ = write!(
             out,
-            "\n{} of the {} run with {} {nodes} patched together{except}: {patch}, {}",
+            "\n{} of the {} run with {} {nodes}{except}: {patch}, {}",
             self.metric,
             self.direction.base(),
             self.n_targets,
