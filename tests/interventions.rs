@@ -562,7 +562,7 @@ fn nodes_that_overlap_are_refused_by_name() {
     for (list, why) in [
         ("a0.h0,a0.h0", "nodes a0.h0 and a0.h0 overlap"),
         ("a0.h0@two,a0.h0", "at position 2 of"),
-        ("z0,a0.h0<result>@end", "nodes z0 and a0.h0<result> overlap"),
+        ("z0,a0.h0<result>@end", "nodes z0 and a0.h0<result>@end overlap"),
         ("resid_post0,resid_pre1", "both are this residual stream"),
         ("a0,a0.h0", "a0.h0 lies inside a0"),
         ("m0<pre>@end,m0", "m0<pre>@end lies inside m0"),
