@@ -29,12 +29,20 @@ struct Segment {
 };
 
 struct Override {
-    int pattern;  // replaces the pattern; otherwise the scores
+    int kind;  // REPLACE_SCORES, REPLACE_PATTERN, CHANGE_SCORES or KNOCKOUT
     int first_head, end_head;
     int first_destination, end_destination;
     int n_positions;
-    i64 values_at;  // [n_positions, n_heads, n_positions] in the values; -1 writes zeros
+    int first_source, end_source;  // that a knockout takes away
+    float factor;                  // of the score, where it is changed
+    i64 values_at;                 // [n_positions, n_heads, n_positions] in the values; -1: zeros
 };
+
+enum { REPLACE_SCORES, REPLACE_PATTERN, CHANGE_SCORES, KNOCKOUT };
+
+GPU_FN bool fits(const Override& o, int head, int t) {
+    return o.first_head <= head && head < o.end_head && o.first_destination <= t && t < o.end_destination;
+}
 
 struct Layer {
     int n_heads, n_kv_heads, d_qk, d_v;
@@ -148,10 +156,9 @@ KERNEL(WARPS * 32, attention_segments)(float* z, i64 z_stride, Layer layer, int 
         const Override* replaced = nullptr;
         for (int o = s.n_overrides - 1; o >= 0; o--) {  // the first that fits counts
             const Override* each = overrides + s.first_override + o;
-            if (each->first_head <= head && head < each->end_head && each->first_destination <= t &&
-                t < each->end_destination)
-                replaced = each;
+            if (each->kind != KNOCKOUT && fits(*each, head, t)) replaced = each;
         }
+        bool computed = !replaced || replaced->kind == CHANGE_SCORES;
 
         // Scores of the keys that the query sees, into `row`.
         if (q.at) {
@@ -166,7 +173,7 @@ KERNEL(WARPS * 32, attention_segments)(float* z, i64 z_stride, Layer layer, int 
                 }
                 __syncthreads();
                 int key = key0 + lane;
-                if (active && !replaced && key >= from && key <= t) {
+                if (active && computed && key >= from && key <= t) {
                     float sum = 0.0f;
                     for (int d = 0; d < d_qk; d++) sum = fmaf(query_row[d], tile[lane * (d_qk + 1) + d], sum);
                     row[key] = score_of(layer, head, sum, key);
@@ -178,10 +185,17 @@ KERNEL(WARPS * 32, attention_segments)(float* z, i64 z_stride, Layer layer, int 
             const float* values =
                 override_values + replaced->values_at + ((i64)t * layer.n_heads + head) * replaced->n_positions;
             for (int key = mine; key <= t; key += 32)
-                row[key] = replaced->values_at < 0 ? 0.0f : values[key];
+                row[key] = fmaf(replaced->factor, computed ? row[key] : 0.0f,
+                                replaced->values_at < 0 ? 0.0f : values[key]);
+        }
+        for (int o = 0; o < s.n_overrides; o++) {
+            const Override& each = overrides[s.first_override + o];
+            if (each.kind == KNOCKOUT && fits(each, head, t))
+                for (int key = mine; key <= t; key += 32)
+                    if (each.first_source <= key && key < each.end_source) row[key] = negative_infinity();
         }
         i64 captured = s.capture_at + ((i64)query * heads + column) * n_keys;
-        bool has_scores = !(replaced && replaced->pattern);
+        bool has_scores = !(replaced && replaced->kind == REPLACE_PATTERN);
         if (scores) {
             for (int key = lane; key < n_keys; key += 32)
                 scores[captured + key] =

@@ -19,10 +19,11 @@ KERNEL(256, copy_rows)(float* dst, int dst_stride, const u32* to, const float* s
 }
 EXPORT_KERNEL(copy_rows)
 
-// A rectangle of a site's matrix and what is written there.
+// A rectangle of a site's matrix and what becomes of it: x = factor * x + value.
 struct PatchEntry {
     int first_row, end_row, first_col, end_col;
     int source_row;  // of `values`, for first_row; the same columns. -1: zeros
+    float factor;    // 0: what is there is not read
 };
 
 // Writes every entry of the table, the later over the earlier. One block per row, from row `first_row` on. A column is
@@ -37,7 +38,10 @@ KERNEL(256, patch_rows)(float* x, int stride, const float* values, int values_st
         const float* in = values + (i64)(p.source_row + row - p.first_row) * values_stride;
         int first = p.first_col / (int)blockDim.x * (int)blockDim.x + (int)threadIdx.x;
         for (int c = first; c < p.end_col; c += blockDim.x)
-            if (c >= p.first_col) out[c] = p.source_row < 0 ? 0.0f : in[c];
+            if (c >= p.first_col) {
+                float value = p.source_row < 0 ? 0.0f : in[c];
+                out[c] = p.factor == 0.0f ? value : fmaf(p.factor, out[c], value);
+            }
     }
 }
 EXPORT_KERNEL(patch_rows)

@@ -6,7 +6,7 @@ use crate::export::ExportError;
 use crate::model::ModelError;
 use crate::probe::ProbeError;
 use crate::prompts::PromptError;
-use crate::sweep::SweepError;
+use crate::sweep::{InterventionError, NodeError, SweepError};
 use std::io::{self, ErrorKind};
 
 /// Everything the library can fail with. Each module has a typed error of its own; this is their sum.
@@ -27,6 +27,10 @@ pub enum Error {
     Capture(#[from] CaptureError),
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    #[error(transparent)]
+    Intervention(#[from] InterventionError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// Options that contradict each other or the model.
     #[error("{0}")]
     Usage(String),
@@ -41,7 +45,8 @@ impl Error {
             Error::Export(e) => e.exit_code(),
             Error::Capture(e) => e.exit_code(),
             Error::Probe(e) => e.exit_code(),
-            Error::Sweep(SweepError::MeanOfMatrices) | Error::Usage(_) => 2,
+            Error::Sweep(SweepError::MeanOfMatrices | SweepError::Intervention(_)) | Error::Usage(_) => 2,
+            Error::Intervention(_) | Error::Node(_) => 2,
             Error::Sweep(SweepError::Backend(BackendError::Model(e))) => e.exit_code(),
             Error::Backend(_) | Error::Sweep(_) => 1,
         }

@@ -12,7 +12,8 @@ use patchwave::backend::cuda::driver::{Arguments, DevicePtr, Driver, DriverError
 use patchwave::backend::cuda::emulated::{AsyncCopies, Emulated, Schedule};
 use patchwave::backend::cuda::{Cuda, Precision};
 use patchwave::engine::Model;
-use patchwave::sweep::{By, Direction, Limits, Metric, Outcome, PatchKind};
+use patchwave::engine::Site;
+use patchwave::sweep::{By, Direction, Draws, Joint, Limits, Metric, Outcome, PatchKind, Target};
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -92,6 +93,76 @@ proptest! {
                 let m = outcome.metric[i * pairs.len() + pair];
                 prop_assert!(m.is_nan() || m.to_bits() == outcome.clean[pair].to_bits(), "{:?} {}", cell, m);
             }
+        }
+    }
+
+    /// Noise, scaling and knockouts, as cells of a sweep and several nodes at once.
+    #[test]
+    fn interventions_equal_the_cpus(
+        seed in any::<u64>(),
+        by in prop::sample::select(vec![By::Head, By::HeadPos, By::Pos, By::Layer]),
+        patch in prop::sample::select(vec![
+            PatchKind::Noise { sigma: 0.3, draws: Draws { seed: 1, n: 2 } },
+            PatchKind::Resample { draws: Draws { seed: 1, n: 1 } },
+            PatchKind::Scale(-0.5),
+            PatchKind::Knockout(&[]),
+        ]),
+    ) {
+        let (cpu, gpu) = (load_on(Cpu, seed), load_on(emulated(Precision::Float32), seed));
+        let mut pairs = random_pairs(seed, 2, cpu.spec.d_vocab);
+        for p in &mut pairs {
+            p.clean.truncate(4);
+            p.corrupted.truncate(4);
+            p.corrupted[1] = (p.clean[1] + 1) % 37;
+        }
+        let columns: Vec<_> = all_columns(&pairs).split_off(2);
+        let sources = vec![vec![Some(0), Some(1)], vec![Some(2), Some(0)]];
+        let is_knockout = matches!(patch, PatchKind::Knockout(_));
+        let patch = if is_knockout { PatchKind::Knockout(&sources) } else { patch };
+        let (mut a, mut b) = (sweep(&cpu, &pairs, by), sweep(&gpu, &pairs, by));
+        a.sites.retain(|s| patch.check_site(s.site).is_ok());
+        b.sites.retain(|s| patch.check_site(s.site).is_ok());
+        (a.patch, b.patch) = (patch, patch);
+        if is_knockout {
+            (a.columns, a.restricted) = (columns.clone(), true);
+            (b.columns, b.restricted) = (columns.clone(), true);
+            let cells = |by| patchwave::sweep::SiteCells::new(&cpu.spec, Site::AttnScores, by, 2, &Default::default());
+            (a.sites, b.sites) = (vec![cells(by)], vec![cells(by)]);
+        }
+        let worst = difference(&run(&a), &run(&b));
+        prop_assert!(worst < 2e-5, "{:?}: {}", patch, worst);
+
+        let sites = if is_knockout { &[Site::AttnScores][..] } else { &[Site::Z, Site::AttnScores, Site::ResidPost] };
+        let targets: Vec<Target> = sites
+            .iter()
+            .flat_map(|site| (0..2).map(move |layer| (*site, layer)))
+            .filter(|(site, layer)| site.exists(&cpu.spec, *layer))
+            .map(|(site, layer)| {
+                let head = (site == Site::Z).then_some(0);
+                Target { site, layer, head, column: None, positions: vec![vec![2, 3]; 2] }
+            })
+            .collect();
+        fn joint<B: Backend>(
+            model: &Model<B>,
+            pairs: &[patchwave::prompts::Pair],
+            targets: Vec<Target>,
+            columns: Vec<patchwave::sweep::Column>,
+            patch: PatchKind<'_>,
+        ) -> Vec<f32> {
+            let (direction, metric, limits) = (Direction::Noise, Metric::LogitDiff, Limits::default());
+            let joint = Joint { model, pairs, targets, columns, direction, patch, metric, align: None, limits };
+            let (fast, slow) = (joint.run().expect("it runs"), joint.reference().expect("it runs"));
+            if joint.targets.len() > 1 {
+                assert_eq!(bits(&fast.metric), bits(&slow.metric));
+            }
+            fast.metric
+        }
+        let columns = if is_knockout { columns } else { Vec::new() };
+        let x = joint(&cpu, &pairs, targets.clone(), columns.clone(), patch);
+        let y = joint(&gpu, &pairs, targets, columns, patch);
+        prop_assert!(gpu.backend.check().is_ok());
+        for (x, y) in x.iter().zip(&y) {
+            prop_assert!((x - y).abs() < 2e-5 * x.abs().max(1.0), "{:?}: {} {}", patch, x, y);
         }
     }
 

@@ -157,11 +157,16 @@ pub struct PatchEntry {
     pub value: PatchSource,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What an entry of the patch table does to its rectangle.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PatchSource {
     Zero,
-    /// The same columns of the values matrix, from this row on.
+    /// The same columns of the values matrix, from this row on, are written.
     Row(usize),
+    /// They are added.
+    AddRow(usize),
+    /// What is there is multiplied.
+    Scale(f32),
 }
 
 /// One run of queries in [`Backend::attention`]: queries at positions `q_position ..+ n_q`, keys at positions
@@ -184,8 +189,8 @@ pub struct AttnSegment {
     pub capture_at: usize,
 }
 
-/// Attention scores or patterns of some queries are replaced instead of computed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Attention scores or patterns of some queries are replaced instead of computed, or changed behind their computation.
+#[derive(Debug, Clone, PartialEq)]
 pub struct AttnOverride {
     /// Index into [`AttnCall::segments`].
     pub segment: usize,
@@ -195,16 +200,25 @@ pub struct AttnOverride {
     /// Destination positions.
     pub destinations: Range<usize>,
     /// Where the prompt's matrix `[n_positions, n_heads, n_positions]` begins in the values buffer; `None` writes
-    /// zeros. Only unmasked entries are replaced.
+    /// (or adds) zeros. Only unmasked entries are touched.
     pub values_at: Option<usize>,
     /// n_positions of that matrix.
     pub n_positions: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What becomes of the scores or patterns. Of the first two kinds and `ChangeScores`, the first override that fits a
+/// query counts; knockouts count all.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum AttnOverrideKind {
+    /// The values instead of the scores.
     Scores,
+    /// The values instead of the pattern.
     Pattern,
+    /// `factor` · score + value.
+    ChangeScores { factor: f32 },
+    /// −∞ at the source positions `from..to`: attention knockout (Geva et al. 2023, arXiv:2304.14767). A query keeps a
+    /// source, or a sink.
+    Knockout { from: usize, to: usize },
 }
 
 /// What an attention layer is, for [`Backend::attention`].

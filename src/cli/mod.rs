@@ -8,6 +8,8 @@ mod heatmap;
 mod inspect;
 mod interrupt;
 mod model;
+mod patch;
+mod patching;
 mod probe;
 mod sweep;
 mod task;
@@ -24,6 +26,7 @@ Examples:
   patchwave sweep --model SmolLM2-135M --prompts ioi.jsonl
   patchwave sweep --model M --prompts P --sites resid_pre,attn_out,mlp_out --by pos
   patchwave sweep --model M --prompts P --sites z,q,k,v,pattern --by head,pos --direction noise
+  patchwave patch --nodes a0.h5,a1.h3                 several nodes at once: the metric of every pair
   patchwave heatmap runs/demo-z-1 --output picture.html
   patchwave diff runs/a runs/b                        what changed, and is it more than chance?
   patchwave capture --model M --prompts P --sites logits,resid_post,z --output acts.safetensors
@@ -49,6 +52,8 @@ struct Cli {
 enum Command {
     /// Patch every cell of one or more sites and write effects, a table and a heat map
     Sweep(Box<sweep::Args>),
+    /// Patch several nodes at once and print the metric of every pair
+    Patch(Box<patch::Args>),
     /// Draw a finished run as SVG, PNG or HTML
     Heatmap(heatmap::Args),
     /// Compare two runs cell by cell: differences with intervals, correlations, a picture
@@ -84,6 +89,7 @@ pub fn main() -> ExitCode {
     };
     let done = std::panic::catch_unwind(|| match cli.command {
         Command::Sweep(args) => sweep::run(*args),
+        Command::Patch(args) => patch::run(*args),
         Command::Heatmap(args) => heatmap::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Capture(args) => capture::run(*args),

@@ -5,11 +5,17 @@ use super::site::Site;
 use crate::backend::Backend;
 use std::ops::Range;
 
-/// What is written at a patch point.
+/// What becomes of an activation at a patch point.
 pub enum Value<'a, B: Backend> {
     Zero,
-    /// The same rows of a prompt of another run (the source run, or means over it).
+    /// It becomes the same rows of a prompt of another run (the source run, or means over it).
     From(&'a Cache<B>, usize),
+    /// Those rows are added to it.
+    Add(&'a Cache<B>, usize),
+    /// It is multiplied.
+    Scale(f32),
+    /// attn_scores only: this source position becomes −∞.
+    Knockout(usize),
 }
 
 impl<B: Backend> Clone for Value<'_, B> {

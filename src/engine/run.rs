@@ -21,6 +21,18 @@ pub struct Run<B: Backend> {
 impl<B: Backend> Model<B> {
     /// Runs every prompt whole, with `patches` applied where their activations are computed.
     pub fn run(&self, prompts: PromptRows, keep: &Keep, patches: &[PatchPoint<'_, B>]) -> Result<Run<B>, BackendError> {
+        self.run_from(prompts, None, keep, patches)
+    }
+
+    /// As [`Model::run`], from boundary `start.0` on, where the residual stream is `start.1` `[rows, d_model]`. No patch may
+    /// lie before that boundary, and nothing before it is kept. The numbers behind it are those of a whole run, bit for bit.
+    pub(crate) fn run_from(
+        &self,
+        prompts: PromptRows,
+        start: Option<(usize, View<'_, B::Buf>)>,
+        keep: &Keep,
+        patches: &[PatchPoint<'_, B>],
+    ) -> Result<Run<B>, BackendError> {
         let program = Program::new(&self.spec);
         let ropes = RopeTables::new(&self.backend, &self.spec, &prompts)?;
         let mut ws = Workspace::new(self, prompts.n_rows())?;
@@ -36,8 +48,18 @@ impl<B: Backend> Model<B> {
         let mut segments: Vec<Segment> = (0..prompts.n_prompts())
             .map(|prompt| Segment { item: prompt, prompt, first: 0, len: prompts.len_of(prompt) })
             .collect();
-        self.embed(&prompts, &mut ws.x);
-        for boundary in 0..program.n_boundaries() {
+        let first = match start {
+            None => {
+                self.embed(&prompts, &mut ws.x);
+                0
+            }
+            Some((boundary, x)) => {
+                let to = ViewMut::packed(&mut ws.x, prompts.n_rows(), self.spec.d_model);
+                self.backend.copy_rows(x, RowIndex::All, to, RowIndex::All, Combine::Set, 1.0);
+                boundary
+            }
+        };
+        for boundary in first..program.n_boundaries() {
             if keep.boundaries.contains(&boundary) {
                 let x = View::packed(&ws.x, prompts.n_rows(), self.spec.d_model);
                 cache.insert_resid(boundary, copy_of(&self.backend, x)?);

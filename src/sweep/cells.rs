@@ -49,27 +49,6 @@ pub enum Direction {
     Noise,
 }
 
-/// What is written into the base run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum PatchKind {
-    /// The source run's activation.
-    #[default]
-    Source,
-    Zero,
-    /// The mean over the pairs' source runs: per aligned position, or over all positions where nothing is aligned.
-    Mean,
-}
-
-impl PatchKind {
-    pub fn name(self) -> &'static str {
-        match self {
-            PatchKind::Source => "source",
-            PatchKind::Zero => "zero",
-            PatchKind::Mean => "mean",
-        }
-    }
-}
-
 impl Direction {
     /// `denoise` or `noise`.
     pub fn as_str(self) -> &'static str {

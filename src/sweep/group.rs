@@ -1,6 +1,7 @@
 //! The base and the source run of a group of pairs, with everything that the group's cells need of them.
 
-use super::cells::{Direction, PatchKind, SiteCells};
+use super::cells::{Direction, SiteCells};
+use super::intervention::{Pairs, PatchKind, places, resampled, shifted};
 use super::metric::Metric;
 use super::run::SweepError;
 use crate::backend::{Backend, View};
@@ -11,13 +12,23 @@ use crate::model::spec::{AttnSpec, NormScope};
 use crate::prompts::Pair;
 use std::collections::HashMap;
 
+/// What values of patches are made of, beyond the pairs themselves: made once for the whole sweep.
+#[derive(Default)]
+pub(crate) struct Made {
+    /// Over all source runs, for mean patches.
+    pub means: Option<super::mean::Means>,
+    /// `[draw][pair]`: who stands in for whom, for resampling patches.
+    pub partners: Vec<Vec<u32>>,
+}
+
 pub(crate) struct Group<'a, B: Backend> {
     pub pairs: Vec<&'a Pair>,
     pub base_prompts: PromptRows,
     pub ropes: RopeTables<B>,
     pub base: Cache<B>,
-    /// What is patched in: the source run or means over it, in the rows of `base`; `None` is zero.
-    pub values: Option<Cache<B>>,
+    /// What is patched in, in the rows of `base`, once for every draw: the source run, means over it, or what else a patch
+    /// makes of the base run. `None` is zero.
+    pub values: Vec<Option<Cache<B>>>,
     /// Hidden rows of the clean run, for kl.
     pub clean_hidden: B::Buf,
     pub base_metric: Vec<f32>,
@@ -46,7 +57,7 @@ pub(crate) fn value_point(site: Site) -> Option<Point> {
 }
 
 /// What the source run must keep for `sites`, and what the base run must.
-pub(crate) fn keeps(spec: &ModelSpec, program: &Program, sites: &[SiteCells], patch: PatchKind) -> (Keep, Keep) {
+pub(crate) fn keeps(spec: &ModelSpec, program: &Program, sites: &[SiteCells], patch: PatchKind<'_>) -> (Keep, Keep) {
     let (mut base, mut source) = (Keep::default(), Keep::default());
     for layer in 0..spec.n_layers() {
         if let Some(a) = spec.attn(layer) {
@@ -62,11 +73,15 @@ pub(crate) fn keeps(spec: &ModelSpec, program: &Program, sites: &[SiteCells], pa
                 source.boundaries.insert(boundary);
                 continue;
             };
-            source.points.insert((layer, point));
+            if let PatchKind::Knockout(_) = patch {
+                base.points.insert((layer, Point::RotQ)); // scores are computed again, and none is read from a cache
+            } else {
+                source.points.insert((layer, point));
+                base.points.insert((layer, point));
+            }
             if s.site == Site::Result && patch == PatchKind::Mean {
                 source.points.insert((layer, Point::Result)); // the reference path writes results themselves
             }
-            base.points.insert((layer, point));
             let step = &program.steps[boundary - 1];
             let sub = &spec.blocks[layer].subs;
             let is_attn = !matches!(s.site, Site::MlpOut | Site::MlpPre | Site::MlpPost);
@@ -121,6 +136,11 @@ pub(crate) fn point_width(spec: &ModelSpec, layer: usize, point: Point) -> usize
     }
 }
 
+/// Numbers of a row of `site` in `layer`; 0 at attn_scores and pattern, whose rows are as long as the prompt.
+pub(crate) fn site_width(spec: &ModelSpec, site: Site, layer: usize) -> usize {
+    Point::of(site).map_or(spec.d_model, |point| point_width(spec, layer, point))
+}
+
 /// Bytes that a run of one prompt of `len` tokens keeps.
 pub(crate) fn kept_bytes(spec: &ModelSpec, keep: &Keep, len: usize) -> usize {
     let mut numbers = keep.boundaries.len() * spec.d_model * len;
@@ -134,16 +154,18 @@ pub(crate) fn kept_bytes(spec: &ModelSpec, keep: &Keep, len: usize) -> usize {
 }
 
 impl<'a, B: Backend> Group<'a, B> {
-    /// Runs both runs of `pairs`. `means` holds the values of a mean patch, made beforehand over all groups.
+    /// Runs both runs of the `n` pairs from `from.first` on.
     pub fn new(
         model: &Model<B>,
-        pairs: Vec<&'a Pair>,
+        (from, n): (Pairs<'a>, usize),
         (keep_base, keep_source): (&Keep, &Keep),
         sites: &[SiteCells],
-        (direction, patch): (Direction, PatchKind),
+        patch: PatchKind<'_>,
         metric: Metric,
-        means: Option<&super::mean::Means>,
+        made: &Made,
     ) -> Result<Self, SweepError> {
+        let (pairs, direction): (Vec<&'a Pair>, _) =
+            (from.all[from.first..from.first + n].iter().collect(), from.direction);
         let clean = PromptRows::new(pairs.iter().map(|p| p.clean.clone()).collect());
         let corrupted = PromptRows::new(pairs.iter().map(|p| p.corrupted.clone()).collect());
         let (base_prompts, source_prompts) = match direction {
@@ -151,7 +173,7 @@ impl<'a, B: Backend> Group<'a, B> {
             Direction::Noise => (clean, corrupted),
         };
         let nothing = Keep::default();
-        let keep_source = if patch == PatchKind::Source { keep_source } else { &nothing };
+        let keep_source = if matches!(patch, PatchKind::Source) { keep_source } else { &nothing };
         let base = model.run(base_prompts.clone(), keep_base, &[])?;
         let source = model.run(source_prompts, keep_source, &[])?;
         let (clean_hidden, other_hidden) = match direction {
@@ -162,9 +184,21 @@ impl<'a, B: Backend> Group<'a, B> {
         let evaluate = |h: &B::Buf| metric.evaluate(model, &pairs, &index, h, Some(&clean_hidden));
         let (clean_metric, corrupted_metric) = (evaluate(&clean_hidden), evaluate(&other_hidden));
         let values = match patch {
-            PatchKind::Source => Some(source.cache),
-            PatchKind::Zero => None,
-            PatchKind::Mean => Some(means.expect("means are made before the groups").cache(model, &base_prompts)?),
+            PatchKind::Source => vec![Some(source.cache)],
+            PatchKind::Zero | PatchKind::Knockout(_) => vec![None],
+            PatchKind::Mean => {
+                let means = made.means.as_ref().expect("means are made before the groups");
+                vec![Some(means.cache(model, &base_prompts)?)]
+            }
+            _ => {
+                let visited = sites.iter().flat_map(|s| s.cells.iter().filter(|c| c.exists));
+                let places = places(&model.spec, visited.map(|c| (c.site, c.layer as usize)), false);
+                let value = |draw: usize| match patch {
+                    PatchKind::Resample { .. } => resampled(model, &places, &base.cache, &made.partners[draw], from),
+                    _ => Ok(shifted(model, patch, draw, &places, &base.cache, from.first)?),
+                };
+                (0..patch.n_draws()).map(|draw| value(draw).map(Some)).collect::<Result<_, _>>()?
+            }
         };
         let base_metric = match direction {
             Direction::Denoise => corrupted_metric.clone(),
@@ -185,40 +219,46 @@ impl<'a, B: Backend> Group<'a, B> {
             first_difference,
             flags: HashMap::new(),
         };
-        group.flag(model, sites);
+        group.flag(model, sites, matches!(patch, PatchKind::Knockout(_)));
         Ok(group)
     }
 
-    /// Compares base and values at every site and layer that the sweep visits.
-    fn flag(&mut self, model: &Model<B>, sites: &[SiteCells]) {
+    /// Compares base and values, those of every draw, at every site and layer that the sweep visits. A knockout, which
+    /// writes no values, always counts as a difference.
+    fn flag(&mut self, model: &Model<B>, sites: &[SiteCells], knockout: bool) {
         let (spec, program) = (&model.spec, Program::new(&model.spec));
         for s in sites {
             for layer in 0..spec.n_layers() {
                 let used = s.cells.iter().any(|c| c.exists && c.layer as usize == layer);
                 let Some(boundary) = program.entry_boundary(spec, s.site, layer).filter(|_| used) else { continue };
                 let heads = s.site.heads(spec, layer);
+                if knockout {
+                    self.flags.insert((s.site, layer), (vec![true; self.base_prompts.n_rows() * heads], heads));
+                    continue;
+                }
                 let compare = |a: View<'_, B::Buf>, b: Option<View<'_, B::Buf>>| model.backend.differs(a, b, heads);
-                let flags = match value_point(s.site) {
+                let of = |values: Option<&Cache<B>>| match value_point(s.site) {
                     None => compare(
                         self.base.resid(boundary, spec.d_model),
-                        self.values.as_ref().map(|v| v.resid(boundary, spec.d_model)),
+                        values.map(|v| v.resid(boundary, spec.d_model)),
                     ),
                     Some(point) if point.is_quadratic() => {
                         let mut flags = Vec::new();
                         for pair in 0..self.pairs.len() {
-                            let values = self.values.as_ref().map(|v| v.matrix(layer, point, pair, heads));
+                            let values = values.map(|v| v.matrix(layer, point, pair, heads));
                             flags.extend(compare(self.base.matrix(layer, point, pair, heads), values));
                         }
                         flags
                     }
                     Some(point) => {
                         let width = point_width(spec, layer, point);
-                        compare(
-                            self.base.point(layer, point, width),
-                            self.values.as_ref().map(|v| v.point(layer, point, width)),
-                        )
+                        compare(self.base.point(layer, point, width), values.map(|v| v.point(layer, point, width)))
                     }
                 };
+                let mut flags = of(self.values[0].as_ref());
+                for values in &self.values[1..] {
+                    flags.iter_mut().zip(of(values.as_ref())).for_each(|(a, b)| *a |= b);
+                }
                 self.flags.insert((s.site, layer), (flags, heads));
             }
         }

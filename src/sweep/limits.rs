@@ -1,8 +1,9 @@
 //! How much of a sweep is in memory at once.
 
-use super::cells::{PatchKind, SiteCells};
+use super::cells::SiteCells;
 use super::entry::temporary_bytes_per_row;
 use super::group::{keeps, kept_bytes};
+use super::intervention::PatchKind;
 use crate::engine::Program;
 use crate::engine::workspace::bytes_per_row;
 use crate::model::ModelSpec;
@@ -47,12 +48,18 @@ pub struct TooLittleMemory {
 
 impl Needs {
     /// Of sweeping `sites` over pairs of up to `longest` tokens.
-    pub fn new(spec: &ModelSpec, n_parameters: u64, sites: &[SiteCells], patch: PatchKind, longest: usize) -> Needs {
+    pub fn new(
+        spec: &ModelSpec,
+        n_parameters: u64,
+        sites: &[SiteCells],
+        patch: PatchKind<'_>,
+        longest: usize,
+    ) -> Needs {
         let (base, source) = keeps(spec, &Program::new(spec), sites, patch);
         Needs {
             weights: 4 * n_parameters,
             per_row: (bytes_per_row(spec) + temporary_bytes_per_row(spec, sites)) as u64,
-            per_pair: (kept_bytes(spec, &base, longest) + kept_bytes(spec, &source, longest)) as u64,
+            per_pair: (kept_bytes(spec, &base, longest) + patch.n_draws() * kept_bytes(spec, &source, longest)) as u64,
             fixed: (64 << 20) + 4 * 40 * spec.d_vocab as u64,
         }
     }

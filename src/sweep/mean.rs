@@ -4,17 +4,12 @@
 //! and over all positions of all pairs where they are not.
 
 use super::group::point_width;
+use super::intervention::Kept;
 use super::run::SweepError;
 use crate::backend::{Backend, View};
-use crate::engine::{Cache, Keep, Model, Point, PromptRows};
+use crate::engine::{Cache, Keep, Model, PromptRows};
 use crate::prompts::Align;
 use std::collections::BTreeMap;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kept {
-    Boundary(usize),
-    Point(usize, Point),
-}
 
 /// A running sum of rows: `[slots, width]` and how many rows fell into each slot.
 struct Sum {

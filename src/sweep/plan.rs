@@ -1,8 +1,9 @@
 //! Which (cell, pair) items must run, and where each enters the wave. Everything here follows from causality: what is
 //! skipped is provably the base run.
 
-use super::cells::{Cell, PatchKind};
+use super::cells::Cell;
 use super::group::Group;
+use super::intervention::PatchKind;
 use crate::backend::Backend;
 use crate::engine::{Program, Site};
 use crate::model::ModelSpec;
@@ -60,7 +61,7 @@ pub(crate) fn fate<B: Backend>(
     program: &Program,
     group: &Group<'_, B>,
     columns: &Positions<'_>,
-    patch: PatchKind,
+    patch: PatchKind<'_>,
     skip: bool,
     (index, cell): (u32, &Cell),
     (pair, global): (usize, usize),
@@ -80,7 +81,7 @@ pub(crate) fn fate<B: Backend>(
         Site::K | Site::V => program.live_from(boundary - 1, len),
         _ => live,
     };
-    let differs_from = if patch == PatchKind::Source { group.first_difference[pair] } else { 0 };
+    let differs_from = if matches!(patch, PatchKind::Source) { group.first_difference[pair] } else { 0 };
     let earliest = if skip { reads_from.max(differs_from) } else { 0 };
     let first_patched = positions.into_iter().find(|p| {
         *p >= earliest && (!skip || group.differs(cell.site, layer, pair, *p, cell.head.map(|h| h as usize)))

@@ -1,12 +1,13 @@
 //! A whole sweep: pairs in groups that fit in memory, each group planned, cut into waves and run.
 
-use super::cells::{Cell, Column, Direction, PatchKind, SiteCells};
-use super::group::{Group, keeps, kept_bytes};
+use super::cells::{Cell, Column, Direction, SiteCells};
+use super::group::{Group, Made, keeps, kept_bytes};
+use super::intervention::{InterventionError, Pairs, PatchKind, partners};
+use super::joint::{Batch, Start, Target};
 use super::limits::Limits;
 use super::mean::Means;
 use super::metric::Metric;
 use super::plan::{Fate, PlannedItem, Positions, fate, patched_positions};
-use super::reference;
 use super::wave::{Wave, cut, rows_of};
 use crate::backend::{Backend, BackendError, View};
 use crate::engine::workspace::bytes_per_row;
@@ -35,6 +36,8 @@ pub enum SweepError {
         "--patch mean at attn_scores or pattern needs prompts of one length: matrices of different sizes have no mean"
     )]
     MeanOfMatrices,
+    #[error(transparent)]
+    Intervention(#[from] InterventionError),
     /// The observer asked to stop; finished waves have been handed out.
     #[error("interrupted")]
     Interrupted,
@@ -81,7 +84,7 @@ pub struct Sweep<'a, B: Backend> {
     pub columns: Vec<Column>,
     pub restricted: bool,
     pub direction: Direction,
-    pub patch: PatchKind,
+    pub patch: PatchKind<'a>,
     pub metric: Metric,
     /// How positions of prompts of different lengths correspond, if they do (means).
     pub align: Option<Align>,
@@ -100,7 +103,7 @@ pub struct Outcome {
     /// `[pairs]`: the clean run prefers the answer; see [`prefers_answer`].
     pub prefers: Vec<bool>,
     pub stats: SweepStats,
-    means: Option<Means>,
+    made: Made,
 }
 
 /// Comparison of sampled items with the reference path.
@@ -131,7 +134,8 @@ impl<B: Backend> Sweep<'_, B> {
         let spec = &self.model.spec;
         let (mut groups, mut from, mut bytes) = (Vec::new(), 0, 0);
         for (i, pair) in self.pairs.iter().enumerate() {
-            let more = kept_bytes(spec, keep_base, pair.len()) + kept_bytes(spec, keep_source, pair.len());
+            let values = self.patch.n_draws() * kept_bytes(spec, keep_source, pair.len());
+            let more = kept_bytes(spec, keep_base, pair.len()) + values;
             let rows = self.pairs[from..=i].iter().map(Pair::len).sum::<usize>();
             if i > from && (bytes + more > self.limits.cache_bytes || rows > self.limits.max_rows) {
                 groups.push(from..i);
@@ -172,14 +176,14 @@ impl<B: Backend> Sweep<'_, B> {
         let (keep_base, keep_source) = keeps(spec, &program, &self.sites, self.patch);
         let groups = self.groups(&keep_base, &keep_source);
         let mut stats = SweepStats::default();
-        let means = self.means(&groups, &keep_source, &mut stats)?;
+        let made = self.made(&groups, &keep_source, &mut stats)?;
         let mut outcome = Outcome {
             metric: vec![f32::NAN; cells.len() * n_pairs],
             clean: Vec::with_capacity(n_pairs),
             corrupted: Vec::with_capacity(n_pairs),
             prefers: Vec::with_capacity(n_pairs),
             stats: SweepStats::default(),
-            means: None,
+            made: Made::default(),
         };
         let total = cells.iter().map(|c| (0..n_pairs).filter(|p| self.exists(c, *p)).count() as u64).sum();
         let mut progress = Progress { done: 0, total, row_layers: 0 };
@@ -190,12 +194,12 @@ impl<B: Backend> Sweep<'_, B> {
             self.reserve_for(&pairs, &keep_base, &keep_source)?;
             let group = Group::new(
                 self.model,
-                self.pairs[pairs.clone()].iter().collect(),
+                (self.from(pairs.start), pairs.len()),
                 (&keep_base, &keep_source),
                 &self.sites,
-                (self.direction, self.patch),
+                self.patch,
                 self.metric,
-                means.as_ref(),
+                &made,
             )?;
             let runs = full_rows(&program, spec, group.base_prompts.n_rows() as u64);
             stats.rows += runs;
@@ -216,7 +220,7 @@ impl<B: Backend> Sweep<'_, B> {
                     // What an earlier attempt has paid for is neither computed nor saved by this one.
                     if !matches!(fate, Fate::Missing) && !known.contains_key(&(at as Item)) {
                         let len = group.base_prompts.len_of(pair) as u64;
-                        stats.naive_rows += full_rows(&program, spec, len);
+                        stats.naive_rows += full_rows(&program, spec, len * self.patch.n_draws() as u64);
                     }
                     match fate {
                         Fate::Missing => {}
@@ -250,6 +254,10 @@ impl<B: Backend> Sweep<'_, B> {
                 columns: self.positions(),
                 first_pair: pairs.start,
                 metric: self.metric,
+                knockout: match self.patch {
+                    PatchKind::Knockout(sources) => Some(sources),
+                    _ => None,
+                },
             };
             let mut waves = cut(&group, &items, self.limits.max_rows);
             waves.reverse();
@@ -287,11 +295,16 @@ impl<B: Backend> Sweep<'_, B> {
                 }
             }
         }
-        Ok(Outcome { stats, means, ..outcome })
+        Ok(Outcome { stats, made, ..outcome })
     }
 
-    /// One wave, with a workspace of at least `rows` rows. All memory is had before it begins; only a single item, which
-    /// cannot be cut, may ask for more on its way.
+    /// The pairs from `first` on, for making values.
+    fn from(&self, first: usize) -> Pairs<'_> {
+        Pairs { all: self.pairs, first, direction: self.direction, align: self.align }
+    }
+
+    /// One wave, once for every draw of a random patch, with a workspace of at least `rows` rows: the mean metrics. All
+    /// memory is had before it begins; only a single item, which cannot be cut, may ask for more on its way.
     fn run_wave(
         &self,
         wave: &Wave<'_, '_, B>,
@@ -310,17 +323,30 @@ impl<B: Backend> Sweep<'_, B> {
             }
         };
         backend.reserve(moments)?;
-        let done = match items {
-            [_] => wave.run(items, ws),
-            _ => backend.without_growth(|| wave.run(items, ws)),
-        };
-        backend.check()?;
-        done
+        let mut total = RowCount::default();
+        let values = mean_of_draws(self.patch.n_draws(), |draw| {
+            let done = match items {
+                [_] => wave.run(items, draw, ws),
+                _ => backend.without_growth(|| wave.run(items, draw, ws)),
+            };
+            backend.check()?;
+            let (values, count) = done?;
+            total += count;
+            Ok(values)
+        })?;
+        Ok((values, total))
     }
 
-    fn means(&self, groups: &[Range<usize>], keep: &Keep, stats: &mut SweepStats) -> Result<Option<Means>, SweepError> {
-        if self.patch != PatchKind::Mean {
-            return Ok(None);
+    /// What the values of patches are made of.
+    fn made(&self, groups: &[Range<usize>], keep: &Keep, stats: &mut SweepStats) -> Result<Made, SweepError> {
+        let visited = self.sites.iter().flat_map(|s| s.cells.iter().filter(|c| c.exists));
+        self.patch.check(&self.model.spec, visited.map(|c| (c.site, c.layer as usize)))?;
+        if let PatchKind::Resample { draws } = self.patch {
+            let lengths: Vec<usize> = self.pairs.iter().map(Pair::len).collect();
+            return Ok(Made { partners: partners(&lengths, self.align, draws)?, means: None });
+        }
+        if !matches!(self.patch, PatchKind::Mean) {
+            return Ok(Made::default());
         }
         let lengths: Vec<usize> = self.pairs.iter().map(Pair::len).collect();
         let mut means = Means::new(&lengths, self.align);
@@ -334,35 +360,18 @@ impl<B: Backend> Sweep<'_, B> {
             stats.rows += full_rows(&program, &self.model.spec, prompts.n_rows() as u64);
             means.add(self.model, prompts, keep)?;
         }
-        Ok(Some(means))
+        Ok(Made { means: Some(means), partners: Vec::new() })
     }
 
     fn check_finite(&self, group: &Group<'_, B>, first_pair: usize) -> Result<(), SweepError> {
         for (run, metrics) in [("clean", &group.clean_metric), ("corrupted", &group.corrupted_metric)] {
             if let Some(pair) = metrics.iter().position(|m| !m.is_finite()) {
                 let ids = if run == "clean" { &group.pairs[pair].clean } else { &group.pairs[pair].corrupted };
-                let place = self.first_not_finite(ids)?;
+                let place = first_not_finite(self.model, ids)?;
                 return Err(SweepError::NonFinite { run, pair: first_pair + pair, place });
             }
         }
         Ok(())
-    }
-
-    /// Where a prompt's residual stream first leaves the numbers.
-    fn first_not_finite(&self, ids: &[u32]) -> Result<String, SweepError> {
-        let program = Program::new(&self.model.spec);
-        let keep = Keep { boundaries: (0..program.n_boundaries()).collect(), ..Keep::default() };
-        let run = self.model.run(PromptRows::new(vec![ids.to_vec()]), &keep, &[])?;
-        for b in 0..program.n_boundaries() {
-            let rows = self.model.backend.download(run.cache.resid(b, self.model.spec.d_model));
-            if rows.iter().any(|x| !x.is_finite()) {
-                return Ok(match b {
-                    0 => "the embedding".to_owned(),
-                    b => format!("layer {}", program.steps[b - 1].layer),
-                });
-            }
-        }
-        Ok("the unembedding".to_owned())
     }
 
     /// Runs `n` items, drawn at random among all that exist, on the reference path, and compares.
@@ -382,18 +391,65 @@ impl<B: Backend> Sweep<'_, B> {
         Ok(Verification { items: chosen.len(), worst })
     }
 
-    /// One item on the reference path.
+    /// One item on the reference path: a whole forward pass of its own from the embedding, with the patch made where the
+    /// forward pass computes that activation. It trusts none of the savings, nor any cache of the sweep but the means.
     pub fn reference(&self, cell: &Cell, pair: usize, outcome: &Outcome) -> Result<f32, SweepError> {
-        let ids = match self.direction {
-            Direction::Denoise => &self.pairs[pair].corrupted,
-            Direction::Noise => &self.pairs[pair].clean,
+        let positions = |p: usize| match p == pair {
+            true => patched_positions(cell, &self.positions(), p, self.pairs[p].len()),
+            false => Vec::new(),
         };
-        let means = outcome.means.as_ref();
-        let cache = means.map(|m| m.cache(self.model, &PromptRows::new(vec![ids.clone()]))).transpose()?;
-        let what = (self.direction, self.patch);
-        let cache = cache.as_ref().map(|c| (c, 0));
-        reference::metric_of(self.model, &self.pairs[pair], pair, cell, &self.positions(), what, self.metric, cache)
+        let target = Target {
+            site: cell.site,
+            layer: cell.layer as usize,
+            head: cell.head.map(|h| h as usize),
+            column: cell.column.map(|c| c as usize),
+            positions: (0..self.pairs.len()).map(positions).collect(),
+        };
+        let batch = Batch {
+            model: self.model,
+            from: self.from(pair),
+            n: 1,
+            targets: &[target],
+            columns: &self.columns,
+            patch: self.patch,
+            metric: self.metric,
+            made: &outcome.made,
+        };
+        Ok(batch.run(Start::Embedding)?.metric[0])
     }
+}
+
+/// The mean over draws of the metrics that `run` gives for each; those of a single draw as they are.
+pub(crate) fn mean_of_draws(
+    n: usize,
+    mut run: impl FnMut(usize) -> Result<Vec<f32>, SweepError>,
+) -> Result<Vec<f32>, SweepError> {
+    let first = run(0)?;
+    if n == 1 {
+        return Ok(first);
+    }
+    let mut sums: Vec<f64> = first.into_iter().map(f64::from).collect();
+    for draw in 1..n {
+        sums.iter_mut().zip(run(draw)?).for_each(|(sum, x)| *sum += f64::from(x));
+    }
+    Ok(sums.into_iter().map(|sum| (sum / n as f64) as f32).collect())
+}
+
+/// Where a prompt's residual stream first leaves the numbers.
+pub(crate) fn first_not_finite<B: Backend>(model: &Model<B>, ids: &[u32]) -> Result<String, SweepError> {
+    let program = Program::new(&model.spec);
+    let keep = Keep { boundaries: (0..program.n_boundaries()).collect(), ..Keep::default() };
+    let run = model.run(PromptRows::new(vec![ids.to_vec()]), &keep, &[])?;
+    for b in 0..program.n_boundaries() {
+        let rows = model.backend.download(run.cache.resid(b, model.spec.d_model));
+        if rows.iter().any(|x| !x.is_finite()) {
+            return Ok(match b {
+                0 => "the embedding".to_owned(),
+                b => format!("layer {}", program.steps[b - 1].layer),
+            });
+        }
+    }
+    Ok("the unembedding".to_owned())
 }
 
 /// Which pairs' clean run prefers the answer: the mean logit of the answers is above that of the wrong tokens, or, where
@@ -408,7 +464,7 @@ pub fn prefers_answer<B: Backend>(model: &Model<B>, pairs: &[Pair]) -> Result<Ve
     Ok(all)
 }
 
-fn prefers<B: Backend>(model: &Model<B>, pairs: &[&Pair], clean_hidden: &B::Buf) -> Vec<bool> {
+pub(crate) fn prefers<B: Backend>(model: &Model<B>, pairs: &[&Pair], clean_hidden: &B::Buf) -> Vec<bool> {
     let (h, unembedding) = (View::packed(clean_hidden, pairs.len(), model.spec.d_model), model.unembedding());
     let prefers = |(i, pair): (usize, &&Pair)| {
         let row = h.range(i..i + 1);

@@ -18,6 +18,8 @@ pub(crate) struct Wave<'a, 'g, B: Backend> {
     pub columns: Positions<'a>,
     pub first_pair: usize,
     pub metric: Metric,
+    /// See [`super::PatchKind::Knockout`].
+    pub knockout: Option<&'a [Vec<Option<u32>>]>,
 }
 
 /// Rows that an item brings along.
@@ -64,8 +66,14 @@ impl<B: Backend> Wave<'_, '_, B> {
         entry + lists + metric + (64 << 8)
     }
 
-    /// Runs `items`, sorted by boundary, and returns their metrics in that order, with the rows it took.
-    pub fn run(&self, items: &[PlannedItem], ws: &mut Workspace<B>) -> Result<(Vec<f32>, RowCount), SweepError> {
+    /// Runs `items`, sorted by boundary, with the values of one draw, and returns their metrics in that order, with the rows
+    /// it took.
+    pub fn run(
+        &self,
+        items: &[PlannedItem],
+        draw: usize,
+        ws: &mut Workspace<B>,
+    ) -> Result<(Vec<f32>, RowCount), SweepError> {
         let forward = Forward {
             model: self.model,
             program: self.program,
@@ -80,6 +88,8 @@ impl<B: Backend> Wave<'_, '_, B> {
             cells: self.cells,
             columns: self.columns,
             first_pair: self.first_pair,
+            draw,
+            knockout: self.knockout,
         };
         let mut count = RowCount::default();
         let mut segments: Vec<Segment> = Vec::with_capacity(items.len());

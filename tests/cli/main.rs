@@ -7,6 +7,7 @@ mod bad_options;
 mod bad_prompts;
 mod capture;
 mod not_finite;
+mod patch;
 mod probe;
 mod resume;
 mod run_folder;

@@ -89,6 +89,7 @@ fn help_teaches() {
     for (name, args) in [
         ("help.txt", "--help"),
         ("help-sweep.txt", "sweep --help"),
+        ("help-patch.txt", "patch --help"),
         ("help-heatmap.txt", "heatmap --help"),
         ("help-diff.txt", "diff --help"),
         ("help-inspect.txt", "inspect --help"),
@@ -142,6 +143,18 @@ fn the_demo_is_captured_and_probed() {
     golden("probe-demo.txt", &node(&scene.run(probe).ok().out));
     let files = ["probe.csv", "probe.json", "heatmap.svg", "directions.safetensors"];
     assert!(files.iter().all(|f| scene.path("runs/demo-probe-1").join(f).is_file()));
+}
+
+#[test]
+fn the_demos_two_heads_patched_together() {
+    let scene = Scene::empty();
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n";
+    let form = |text: &str| masked(text).lines().map(words).collect::<String>();
+    let done = scene.run("patch --nodes a0.h5,a1.h3 --output both.csv").ok();
+    golden("patch-demo.txt", &form(&done.out));
+    assert_eq!(done.err, "");
+    let knockout = ["patch", "--nodes", "a1.h3", "--patch", "knockout", "--edges", "B->A2"];
+    golden("patch-demo-knockout.txt", &form(&scene.run_args(&knockout).ok().out));
 }
 
 #[test]

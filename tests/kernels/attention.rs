@@ -162,10 +162,16 @@ impl Case {
                         }
                     };
                     let from = self.window.map_or(0, |w| (t + 1).saturating_sub(w));
-                    let found = self
-                        .overrides
-                        .iter()
-                        .find(|o| o.segment == index && o.heads.contains(&head) && o.destinations.contains(&t));
+                    let here = |o: &&AttnOverride| {
+                        o.segment == index && o.heads.contains(&head) && o.destinations.contains(&t)
+                    };
+                    let mut fitting = self.overrides.iter().filter(here);
+                    let found = fitting.find(|o| !matches!(o.kind, AttnOverrideKind::Knockout { .. }));
+                    let knocked_out = |key: usize| {
+                        self.overrides.iter().filter(here).any(
+                            |o| matches!(o.kind, AttnOverrideKind::Knockout { from, to } if (from..to).contains(&key)),
+                        )
+                    };
                     let replaced = |key: usize| {
                         let o = found.expect("there is one");
                         let at = |at| at + (t * self.n_heads + head) * o.n_positions + key;
@@ -177,17 +183,26 @@ impl Case {
                         (from..=t).for_each(|key| row_of[key] = replaced(key));
                     } else {
                         for (key, x) in row_of.iter_mut().enumerate().skip(from) {
-                            *x = match (found, &self.q) {
-                                (None, Some(q)) => {
+                            let factor = match found.map(|o| o.kind) {
+                                None => Some(1.0),
+                                Some(AttnOverrideKind::ChangeScores { factor }) => Some(factor as f64),
+                                _ => None,
+                            };
+                            *x = match (factor, &self.q) {
+                                (Some(factor), Some(q)) => {
                                     let q = &q[((s.q_row + i) * self.heads + j) * self.d_qk..][..self.d_qk];
                                     let k = row(&self.k, &self.prefix_k, self.d_qk, key);
                                     let mut x = q.iter().zip(k).map(|(q, k)| *q as f64 * k).sum::<f64>();
                                     x *= self.scale() as f64;
                                     x += self.alibi.as_ref().map_or(0.0, |a| a[head] as f64 * key as f64);
-                                    self.softcap.map_or(x, |c| c as f64 * (x / c as f64).tanh())
+                                    x = self.softcap.map_or(x, |c| c as f64 * (x / c as f64).tanh());
+                                    if found.is_some() { factor * x + replaced(key) } else { x }
                                 }
                                 _ => replaced(key),
                             };
+                            if knocked_out(key) {
+                                *x = f64::NEG_INFINITY;
+                            }
                             scores[captured + key] = *x;
                         }
                         let sink = self.sinks.as_ref().map(|s| s[head] as f64);
@@ -261,6 +276,32 @@ fn scores_and_patterns_are_replaced() {
         entry(1, AttnOverrideKind::Pattern, 3..4, 3..8, Some(0)),
     ];
     c.agrees("overrides");
+}
+
+/// Knockouts take sources away, all that fit; what is masked already stays so.
+#[test]
+fn scores_are_changed_and_sources_knocked_out() {
+    let mut c = case(7, (4, 2, 4, 4), &[(0, 6), (3, 37)]);
+    c.window = Some(34);
+    let entry = |segment, kind, heads, destinations, values_at| AttnOverride {
+        segment,
+        kind,
+        heads,
+        destinations,
+        values_at,
+        n_positions: 40,
+    };
+    let knockout = |from, to| AttnOverrideKind::Knockout { from, to };
+    c.overrides = vec![
+        entry(0, knockout(1, 3), 0..4, 3..6, None),
+        entry(0, AttnOverrideKind::ChangeScores { factor: 0.5 }, 1..3, 2..5, Some(0)),
+        entry(0, knockout(0, 1), 2..3, 1..6, None),
+        entry(1, knockout(30, 38), 0..2, 36..40, None),
+        entry(1, AttnOverrideKind::ChangeScores { factor: -2.0 }, 0..1, 38..40, None),
+        entry(1, knockout(0, 2), 3..4, 39..40, None),
+        entry(1, AttnOverrideKind::Scores, 3..4, 39..40, Some(0)),
+    ];
+    c.agrees("changed scores and knockouts");
 }
 
 /// One query head at a time, as patches of q re-run them, and values that come from the base cache alone.

@@ -53,6 +53,9 @@ fn the_patch_table_writes_rectangles_in_order() {
         PatchEntry { rows: 8..9, cols: 260..264, value: PatchSource::Row(0) },
         PatchEntry { rows: 0..0, cols: 1..5, value: PatchSource::Zero },
         PatchEntry { rows: 3..7, cols: 100..101, value: PatchSource::Row(1) },
+        PatchEntry { rows: 1..5, cols: 0..33, value: PatchSource::AddRow(2) },
+        PatchEntry { rows: 0..10, cols: 31..258, value: PatchSource::Scale(-1.5) },
+        PatchEntry { rows: 9..10, cols: 0..1, value: PatchSource::Scale(0.0) },
     ];
     let got = everywhere(Precision::Ffma, |gpu| {
         let (mut x, values) = (Askew::new(gpu, &x, rows, cols), Askew::new(gpu, &values, 6, cols));
@@ -64,9 +67,13 @@ fn the_patch_table_writes_rectangles_in_order() {
     for e in &table {
         for r in e.rows.clone() {
             for c in e.cols.clone() {
-                want[r * cols + c] = match e.value {
+                let x = &mut want[r * cols + c];
+                let value = |first: usize| values[(first + r - e.rows.start) * cols + c];
+                *x = match e.value {
                     PatchSource::Zero => 0.0,
-                    PatchSource::Row(first) => values[(first + r - e.rows.start) * cols + c],
+                    PatchSource::Row(first) => value(first),
+                    PatchSource::AddRow(first) => *x + value(first),
+                    PatchSource::Scale(factor) => *x * factor,
                 };
             }
         }

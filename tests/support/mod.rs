@@ -308,7 +308,7 @@ pub fn fixture_families() -> BTreeMap<String, Vec<PathBuf>> {
 }
 
 /// Every way of cutting a site, direction and patch kind.
-pub fn combinations() -> Vec<(By, Direction, PatchKind)> {
+pub fn combinations() -> Vec<(By, Direction, PatchKind<'static>)> {
     let mut combinations = Vec::new();
     for by in [By::Head, By::HeadPos, By::Pos, By::Layer] {
         for direction in [Direction::Denoise, Direction::Noise] {

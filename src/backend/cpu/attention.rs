@@ -107,14 +107,19 @@ impl WithSimd for Segment<'_> {
                 let t = s.q_position + i;
                 let from = p.window.map_or(0, |w| (t + 1).saturating_sub(w));
                 let scores = &mut self.scratch.scores[from..=t];
-                let replaced = overrides.iter().find(|o| o.heads.contains(&head) && o.destinations.contains(&t));
-                let replacement = |out: &mut [f32], o: &AttnOverride| match o.values_at {
-                    None => out.fill(0.0),
-                    Some(at) => {
+                let fits = |o: &&&AttnOverride| o.heads.contains(&head) && o.destinations.contains(&t);
+                let is_knockout = |o: &&&AttnOverride| matches!(o.kind, AttnOverrideKind::Knockout { .. });
+                let replaced = overrides.iter().filter(fits).find(|o| !is_knockout(o));
+                let values_of = |o: &AttnOverride| {
+                    o.values_at.map(|at| {
                         let values = call.override_values.expect("values to replace with");
                         let row = at + (t * p.n_heads + head) * o.n_positions;
-                        out.copy_from_slice(&values[row + from..=row + t]);
-                    }
+                        &values[row + from..=row + t]
+                    })
+                };
+                let replacement = |out: &mut [f32], o: &AttnOverride| match values_of(o) {
+                    None => out.fill(0.0),
+                    Some(values) => out.copy_from_slice(values),
                 };
                 let captured = (i * call.heads + j) * n_keys;
                 match replaced {
@@ -125,12 +130,23 @@ impl WithSimd for Segment<'_> {
                         replacement(scores, o);
                     }
                     other => {
-                        match other {
-                            Some(o) => replacement(scores, o),
-                            None => {
+                        match other.map(|o| (o, o.kind)) {
+                            Some((o, AttnOverrideKind::Scores)) => replacement(scores, o),
+                            changed => {
                                 let q = call.q.expect("queries, or a replacement for every score");
                                 let q = &row(q, s.q_row + i)[j * p.d_qk..][..p.d_qk];
                                 score(simd, p, head, q, &keys[from..=t], from, scores);
+                                if let Some((o, AttnOverrideKind::ChangeScores { factor })) = changed {
+                                    scores.iter_mut().for_each(|s| *s *= factor);
+                                    let values = values_of(o).into_iter().flatten();
+                                    scores.iter_mut().zip(values).for_each(|(s, v)| *s += v);
+                                }
+                            }
+                        }
+                        for o in overrides.iter().filter(fits) {
+                            if let AttnOverrideKind::Knockout { from: first, to } = o.kind {
+                                let range = first.clamp(from, t + 1)..to.clamp(from, t + 1);
+                                range.for_each(|key| scores[key - from] = f32::NEG_INFINITY);
                             }
                         }
                         if let Some(out) = &mut self.scores {
@@ -213,7 +229,8 @@ fn score<S: Simd>(
 fn softmax(scores: &mut [f32], sink: Option<f32>) {
     let max = scores.iter().fold(sink.unwrap_or(f32::NEG_INFINITY), |a, b| a.max(*b));
     for s in scores.iter_mut() {
-        *s = simd::exp(*s - max);
+        // Sources that are knocked out have no share at all; simd::exp is never 0.
+        *s = if *s == f32::NEG_INFINITY { 0.0 } else { simd::exp(*s - max) };
     }
     let mut sum = sink.map_or(0.0, |s| simd::exp(s - max));
     for s in scores.iter() {

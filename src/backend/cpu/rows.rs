@@ -243,7 +243,14 @@ pub fn patch(x: ViewMut<'_, Buf>, table: &[PatchEntry], values: Option<View<'_, 
                 (PatchSource::Row(first), Some(values)) => {
                     out.copy_from_slice(&row(values, first + i)[entry.cols.clone()]);
                 }
-                (PatchSource::Row(_), None) => unreachable!("a patch from a row needs values"),
+                (PatchSource::AddRow(first), Some(values)) => {
+                    let from = &row(values, first + i)[entry.cols.clone()];
+                    out.iter_mut().zip(from).for_each(|(x, y)| *x += y);
+                }
+                (PatchSource::Row(_) | PatchSource::AddRow(_), None) => {
+                    unreachable!("a patch from a row needs values")
+                }
+                (PatchSource::Scale(factor), _) => out.iter_mut().for_each(|x| *x *= factor),
                 (PatchSource::Zero, _) => out.fill(0.0),
             }
         }

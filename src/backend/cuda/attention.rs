@@ -45,12 +45,16 @@ struct ItemTile {
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 struct Override {
-    pattern: i32,
+    kind: i32,
     first_head: i32,
     end_head: i32,
     first_destination: i32,
     end_destination: i32,
     n_positions: i32,
+    first_source: i32,
+    end_source: i32,
+    factor: f32,
+    padding: i32,
     values_at: i64,
 }
 
@@ -100,13 +104,23 @@ fn override_table<B>(call: &AttnCall<'_, B>) -> Result<(Vec<Override>, Vec<usize
     }
     let entry = |i: usize| -> Result<Override, DriverError> {
         let o = &call.overrides[i];
+        let (kind, factor, sources) = match o.kind {
+            AttnOverrideKind::Scores => (0, 0.0, 0..0),
+            AttnOverrideKind::Pattern => (1, 0.0, 0..0),
+            AttnOverrideKind::ChangeScores { factor } => (2, factor, 0..0),
+            AttnOverrideKind::Knockout { from, to } => (3, 0.0, from..to),
+        };
         Ok(Override {
-            pattern: i32::from(o.kind == AttnOverrideKind::Pattern),
+            kind,
             first_head: int(o.heads.start)?,
             end_head: int(o.heads.end)?,
             first_destination: int(o.destinations.start)?,
             end_destination: int(o.destinations.end)?,
             n_positions: int(o.n_positions)?,
+            first_source: int(sources.start)?,
+            end_source: int(sources.end)?,
+            factor,
+            padding: 0,
             values_at: o.values_at.map_or(-1, |v| v as i64),
         })
     };

@@ -15,6 +15,7 @@ struct Rectangle {
     first_col: i32,
     end_col: i32,
     source_row: i32,
+    factor: f32,
 }
 
 /// As `Activation` of `gpu.cuh`.
@@ -244,9 +245,15 @@ impl<D: Driver> Stream<D> {
         let (mut first, mut end) = (usize::MAX, 0);
         for e in table.iter().filter(|e| !e.rows.is_empty() && !e.cols.is_empty()) {
             assert!(e.rows.end <= x.rows && e.cols.end <= x.cols);
-            let source_row = match e.value {
-                PatchSource::Zero => -1,
-                PatchSource::Row(row) => {
+            let (row, factor) = match e.value {
+                PatchSource::Zero => (None, 0.0),
+                PatchSource::Row(row) => (Some(row), 0.0),
+                PatchSource::AddRow(row) => (Some(row), 1.0),
+                PatchSource::Scale(factor) => (None, factor),
+            };
+            let source_row = match row {
+                None => -1,
+                Some(row) => {
                     let fits = values.is_some_and(|v| row + e.rows.len() <= v.rows && e.cols.end <= v.cols);
                     assert!(fits, "a patch from rows that do not exist");
                     int(row)?
@@ -259,6 +266,7 @@ impl<D: Driver> Stream<D> {
                 first_col: int(e.cols.start)?,
                 end_col: int(e.cols.end)?,
                 source_row,
+                factor,
             });
         }
         if rectangles.is_empty() {

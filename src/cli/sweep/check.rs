@@ -2,11 +2,12 @@
 
 use super::Args;
 use crate::Error;
+use crate::cli::patching::Patching;
 use crate::cli::usage;
 use crate::engine::Site;
 use crate::model::ModelSpec;
 use crate::prompts::{Align, Encode, PositionAxis, PromptSet, Selector, position_labels, resolve_positions};
-use crate::sweep::{Column, Direction, Metric, PatchKind, Selection, SiteCells, select};
+use crate::sweep::{Column, Direction, Metric, Selection, SiteCells, select};
 use serde_json::{Map, Value, json};
 
 /// Options after they have been checked against the model.
@@ -16,6 +17,7 @@ pub struct Plan {
     pub restricted: bool,
     pub direction: Direction,
     pub metric: Metric,
+    pub patching: Patching,
 }
 
 /// Sites, axes and selections against the model and the pairs.
@@ -49,6 +51,15 @@ pub fn check(
         return Err(usage("--heads: some of the sites are not cut by head; use --by head or --by head,pos"));
     }
     let (columns, restricted) = columns(set, args.positions.as_deref(), args.align.unwrap_or_default(), tokenizer)?;
+    let patching = args.patch.read(set, columns.clone())?;
+    // The positions of a knockout are the destinations of its edges.
+    let (columns, restricted) = match &patching.edges {
+        Some(_) if args.positions.is_some() => {
+            return Err(usage("--positions: a knockout's positions are those of --edges"));
+        }
+        Some(edges) => (edges.columns.clone(), true),
+        None => (columns, restricted),
+    };
     let selection = Selection { layers, heads };
     let n_columns = Vec::<Column>::len(&columns);
     let sites: Vec<SiteCells> =
@@ -56,11 +67,14 @@ pub fn check(
     if !sites.iter().any(|s| s.cells.iter().any(|c| c.exists)) {
         return Err(usage("--layers and --heads leave no cell at the chosen sites"));
     }
-    let direction = args.direction.unwrap_or(match args.patch {
-        PatchKind::Source => Direction::Denoise,
-        _ => Direction::Noise,
-    });
-    Ok(Plan { sites, columns, restricted, direction, metric })
+    let visited = || sites.iter().flat_map(|s| s.cells.iter().filter(|c| c.exists).map(move |c| (s, c.layer as usize)));
+    patching.kind().check(spec, visited().map(|(s, layer)| (s.site, layer)))?;
+    if let Some(edges) = &patching.edges {
+        let layers = visited().map(|(_, layer)| layer).collect();
+        edges.check(spec, &layers, !sites.iter().all(|s| s.by.has_positions()), set)?;
+    }
+    let direction = patching.direction(args.direction);
+    Ok(Plan { sites, columns, restricted, direction, metric, patching })
 }
 
 /// What a run must share with one that it resumes.
@@ -77,7 +91,7 @@ pub fn identity(args: &Args, plan: &Plan, sites: &[Site], set: &PromptSet, model
         "heads": args.heads,
         "positions": args.positions,
         "direction": plan.direction.as_str(),
-        "patch": args.patch.name(),
+        "patch": plan.patching.json(),
         "metric": plan.metric.name(),
         "correct_only": args.pairs.correct_only,
         "align": args.align,

@@ -5,6 +5,7 @@ mod report;
 mod watch;
 
 use super::args::{self, Answers, DeviceArgs, Job, ModelArgs, OnDevice, PairArgs};
+use super::patching::PatchArgs;
 use super::terminal::{note, say};
 use super::usage;
 use crate::Error;
@@ -14,7 +15,8 @@ use crate::export::folder::{self, Existing, Opened, RunFolder};
 use crate::export::{RunResult, run as run_files, top_cells};
 use crate::model::{ModelFiles, ModelSpec};
 use crate::prompts::{Align, Encode, PromptSet};
-use crate::sweep::{Direction, Limits, Metric, Needs, PatchKind, Sweep, SweepError};
+use crate::sweep::{Direction, Limits, Metric, Needs, Sweep, SweepError};
+pub use check::columns;
 use check::{Plan, check, identity};
 use report::{Asked, Seconds, report};
 use serde_json::{Value, json};
@@ -36,8 +38,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     pairs: PairArgs,
-    /// Sites to patch, comma-separated: short names (z) or hook names (attn.hook_z)
-    #[arg(long, default_value = "z", value_delimiter = ',')]
+    /// Sites to patch, comma-separated: short names (z) or hook names (attn.hook_z) [default: z; attn_scores for knockouts]
+    #[arg(long, value_delimiter = ',')]
     sites: Vec<String>,
     /// What a cell is: head, pos, head,pos or layer [default: head where a site has heads, else pos]
     #[arg(long)]
@@ -51,16 +53,15 @@ pub struct Args {
     /// Only these positions: names from the prompts, `end`, numbers (negative from the end)
     #[arg(long, allow_hyphen_values = true)]
     positions: Option<String>,
-    /// denoise: clean into corrupted; noise: corrupted into clean [default: denoise, noise for zero and mean patches]
+    /// denoise: clean into corrupted; noise: corrupted into clean [default: denoise for source patches, noise for others]
     #[arg(long, value_enum)]
     direction: Option<Direction>,
-    /// What is written: the other run's activation, zeros, or the mean over the other runs
-    #[arg(long, value_enum, default_value = "source")]
-    patch: PatchKind,
+    #[command(flatten)]
+    patch: PatchArgs,
     /// logit_diff, prob, prob_diff, logprob or kl
     #[arg(long, default_value = "logit_diff")]
     metric: String,
-    /// How positions of prompts of different lengths correspond [default: start, and not at all for means]
+    /// How positions of prompts of different lengths correspond [default: start, and not at all for means and resampling]
     #[arg(long, value_enum)]
     align: Option<Align>,
     #[command(flatten)]
@@ -97,7 +98,11 @@ impl Job for SweepJob<'_> {
 
 fn run_on<B: Backend>(on: OnDevice<'_, B>, args: &Args, started: Instant) -> Result<(), Error> {
     let metric: Metric = args.metric.parse().map_err(usage)?;
-    let sites: Vec<Site> = args.sites.iter().map(|s| s.trim().parse().map_err(usage)).collect::<Result<_, _>>()?;
+    let sites = match &args.sites[..] {
+        [] if args.patch.patch == "knockout" => vec![Site::AttnScores],
+        [] => vec![Site::Z],
+        sites => sites.iter().map(|s| s.trim().parse().map_err(usage)).collect::<Result<Vec<Site>, _>>()?,
+    };
     if let Some(twice) = (1..sites.len()).find(|i| sites[..*i].contains(&sites[*i])) {
         return Err(usage(format!("--sites names {} twice", sites[twice])));
     }
@@ -109,7 +114,7 @@ fn run_on<B: Backend>(on: OnDevice<'_, B>, args: &Args, started: Instant) -> Res
     let set = args.pairs.load(&args.model, &files, reads)?;
     let plan = check(args, &spec, &set, &sites, metric, files.tokenizer.as_ref().map(|t| t as &dyn Encode))?;
     let longest = set.longest();
-    let needs = Needs::new(&spec, files.n_parameters, &plan.sites, args.patch, longest);
+    let needs = Needs::new(&spec, files.n_parameters, &plan.sites, plan.patching.kind(), longest);
     let limits = on.limits(&needs, longest)?;
     let model_hash = files.sha256()?;
     let identity = identity(args, &plan, &sites, &set, &model_hash);
@@ -188,10 +193,13 @@ fn run_in<B: Backend>(
 
     let n_given = set.pairs.len();
     match args.pairs.keep_correct(&model, &mut set) {
-        Ok(keep) => plan.columns.iter_mut().for_each(|column| {
-            let mut kept = keep.iter();
-            column.at.retain(|_| *kept.next().unwrap_or(&true));
-        }),
+        Ok(keep) => {
+            plan.columns.iter_mut().for_each(|column| {
+                let mut kept = keep.iter();
+                column.at.retain(|_| *kept.next().unwrap_or(&true));
+            });
+            plan.patching.retain(&keep);
+        }
         Err(e) => {
             folder.abandon();
             return Err(e);
@@ -205,7 +213,7 @@ fn run_in<B: Backend>(
         columns: plan.columns,
         restricted: plan.restricted,
         direction: plan.direction,
-        patch: args.patch,
+        patch: plan.patching.kind(),
         metric: plan.metric,
         align: args.align,
         limits,
@@ -243,7 +251,8 @@ fn run_in<B: Backend>(
         total: started.elapsed().as_secs_f64(),
     };
     let task = args.pairs.made_by()?;
-    let asked = Asked { args, set: &set, task, n_given, direction: plan.direction, metric: plan.metric };
+    let patch = plan.patching.json();
+    let asked = Asked { args, set: &set, task, n_given, direction: plan.direction, metric: plan.metric, patch };
     let (result, notes) = report(&asked, &sweep, outcome, verified, folder.known.len(), seconds);
     Ok((result, folder.path.clone(), notes))
 }

@@ -19,6 +19,8 @@ pub struct Asked<'a> {
     pub n_given: usize,
     pub direction: Direction,
     pub metric: Metric,
+    /// The patch, as run.json records it.
+    pub patch: Value,
 }
 
 pub struct Seconds {
@@ -83,7 +85,7 @@ pub fn report<B: Backend>(
         "clean_prefers_answer": n_pairs - not_preferred,
         "dtype": asked.args.device.dtype,
         "metric": asked.metric.name(),
-        "patch": asked.args.patch.name(),
+        "patch": asked.patch,
         "noise_floor": verified.worst,
         "verified_items": verified.items,
         "cells": sweep.sites.iter().map(|s| s.cells.iter().filter(|c| c.exists).count()).sum::<usize>(),

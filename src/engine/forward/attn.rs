@@ -13,6 +13,21 @@ use crate::engine::weights::{Model, QkvWidths, SubWeights};
 use crate::engine::workspace::Workspace;
 use crate::model::spec::{AttnSpec, NormScope, NormSpec, QkNormAt, SubLayer};
 
+/// What scores and patterns are replaced with.
+enum Values<'a, B: Backend> {
+    Cached(&'a B::Buf),
+    Joined(B::Buf),
+}
+
+impl<B: Backend> Values<'_, B> {
+    fn buffer(&self) -> &B::Buf {
+        match self {
+            Values::Cached(buffer) => buffer,
+            Values::Joined(buffer) => buffer,
+        }
+    }
+}
+
 impl<B: Backend> Forward<'_, B> {
     /// The attention branch up to z, which stays in `ws.z`: keys and values of all rows, everything else of the rows
     /// that live on.
@@ -89,7 +104,7 @@ impl<B: Backend> Forward<'_, B> {
 
         // Attention itself.
         let calls = attn_segments(segments, live, self.base.map(|b| &b.prompts), a.n_heads, self.prompts);
-        let (overrides, override_values) = self.overrides(patches, layer, segments);
+        let (overrides, override_values) = self.overrides(patches, layer, segments)?;
         let capture = |point: Point| -> Result<Option<B::Buf>, BackendError> {
             let wanted = recorder.as_ref().is_some_and(|r| r.wants(layer, point));
             wanted.then(|| backend.zeros(self.prompts.squares(a.n_heads))).transpose()
@@ -104,7 +119,7 @@ impl<B: Backend> Forward<'_, B> {
             prefix: self.base.map(|b| prefix_of(b, layer, a)),
             segments: &calls,
             overrides: &overrides,
-            override_values,
+            override_values: override_values.as_ref().map(Values::buffer),
             capture_scores: scores.as_mut(),
             capture_pattern: pattern.as_mut(),
         };
@@ -226,28 +241,50 @@ impl<B: Backend> Forward<'_, B> {
         }
     }
 
-    /// Replacements of scores and patterns; all of one call come from one cache.
-    pub(super) fn overrides<'p>(
+    /// Replacements and changes of scores and patterns, and the values for them: one matrix after the other, where both
+    /// scores and patterns come from a cache.
+    #[allow(clippy::type_complexity)]
+    fn overrides<'p>(
         &self,
         patches: &'p [PatchPoint<'_, B>],
         layer: usize,
         segments: &[Segment],
-    ) -> (Vec<AttnOverride>, Option<&'p B::Buf>) {
+    ) -> Result<(Vec<AttnOverride>, Option<Values<'p, B>>), BackendError> {
         let n_heads = self.model.spec.attn(layer).map_or(0, |a| a.n_heads);
-        let (mut overrides, mut values) = (Vec::new(), None);
+        let mut overrides = Vec::new();
+        // (buffer, where it begins among the values, its length)
+        let mut parts: Vec<(&'p B::Buf, usize, usize)> = Vec::new();
         for p in patches {
-            let (kind, point) = if p.is_at(layer, Point::AttnScores) {
-                (AttnOverrideKind::Scores, Point::AttnScores)
+            let point = if p.is_at(layer, Point::AttnScores) {
+                Point::AttnScores
             } else if p.is_at(layer, Point::Pattern) {
-                (AttnOverrideKind::Pattern, Point::Pattern)
+                Point::Pattern
             } else {
                 continue;
             };
             let mut values_at = None;
-            if let Value::From(cache, prompt) = p.value {
-                values = Some(cache.buffer(layer, point));
-                values_at = Some(cache.prompts.square_at(prompt, n_heads));
+            if let Value::From(cache, prompt) | Value::Add(cache, prompt) = p.value {
+                let buffer = cache.buffer(layer, point);
+                let start = match parts.iter().find(|part| std::ptr::eq(part.0, buffer)) {
+                    Some(part) => part.1,
+                    None => {
+                        let start = parts.last().map_or(0, |part| part.1 + part.2);
+                        parts.push((buffer, start, cache.prompts.squares(n_heads)));
+                        start
+                    }
+                };
+                values_at = Some(start + cache.prompts.square_at(prompt, n_heads));
             }
+            let kind = match (point, p.value) {
+                (Point::AttnScores, Value::Add(..)) => AttnOverrideKind::ChangeScores { factor: 1.0 },
+                (Point::AttnScores, Value::Scale(factor)) => AttnOverrideKind::ChangeScores { factor },
+                (Point::AttnScores, Value::Knockout(source)) => {
+                    AttnOverrideKind::Knockout { from: source, to: source + 1 }
+                }
+                (Point::AttnScores, _) => AttnOverrideKind::Scores,
+                (_, Value::Zero | Value::From(..)) => AttnOverrideKind::Pattern,
+                _ => unreachable!("patterns are replaced or left alone"),
+            };
             overrides.push(AttnOverride {
                 segment: p.segment,
                 kind,
@@ -257,7 +294,28 @@ impl<B: Backend> Forward<'_, B> {
                 n_positions: self.prompts.len_of(segments[p.segment].prompt),
             });
         }
-        (overrides, values)
+        let values = match parts[..] {
+            [] => None,
+            [(buffer, ..)] => Some(Values::Cached(buffer)),
+            _ => {
+                let backend = &self.model.backend;
+                let total = parts.iter().map(|part| part.2).sum();
+                let mut all = backend.zeros(total)?;
+                for (buffer, start, len) in parts {
+                    let to = ViewMut::packed(&mut all, 1, total).columns(start..start + len);
+                    backend.copy_rows(
+                        View::packed(buffer, 1, len),
+                        RowIndex::All,
+                        to,
+                        RowIndex::All,
+                        Combine::Set,
+                        1.0,
+                    );
+                }
+                Some(Values::Joined(all))
+            }
+        };
+        Ok((overrides, values))
     }
 
     /// `hidden[rows] · W_O`-style delta of heads: see [`Backend::head_delta`].

@@ -201,10 +201,10 @@ impl<'a, B: Backend> Forward<'a, B> {
         mut x: ViewMut<'_, B::Buf>,
         width: usize,
     ) {
-        for p in patches.iter().filter(|p| p.is_at(layer, point)) {
-            let cols = p.heads.as_ref().map_or(0..x.cols, |h| h.start * width..h.end * width);
-            self.write(p, segments, cols, x.reborrow(), |cache, cols| cache.point(layer, point, cols));
-        }
+        let all = x.cols;
+        let here = patches.iter().filter(|p| p.is_at(layer, point));
+        let rectangles = here.map(|p| (p, p.heads.as_ref().map_or(0..all, |h| h.start * width..h.end * width)));
+        self.write(rectangles, segments, x.reborrow(), |cache| cache.point(layer, point, all));
     }
 
     /// Applies the patches of residual sites at a boundary.
@@ -216,31 +216,52 @@ impl<'a, B: Backend> Forward<'a, B> {
         x: &mut B::Buf,
     ) {
         let (d, n) = (self.model.spec.d_model, n_rows(segments));
-        for p in patches.iter().filter(|p| Point::of(p.site).is_none()) {
-            if self.program.entry_boundary(&self.model.spec, p.site, p.layer) == Some(boundary) {
-                self.write(p, segments, 0..d, ViewMut::packed(x, n, d), |cache, d| cache.resid(boundary, d));
-            }
-        }
+        let is_here = |p: &&PatchPoint<'_, B>| {
+            Point::of(p.site).is_none()
+                && self.program.entry_boundary(&self.model.spec, p.site, p.layer) == Some(boundary)
+        };
+        let rectangles = patches.iter().filter(is_here).map(|p| (p, 0..d));
+        self.write(rectangles, segments, ViewMut::packed(x, n, d), |cache| cache.resid(boundary, d));
     }
 
-    /// Writes one patch into the rows of its segment; `values` finds the matrix that it is taken from.
-    fn write<'c>(
+    /// Writes patches into the columns given, in the rows of their segments, those that take their values from one cache as
+    /// one table; `matrix` finds what they are taken from.
+    fn write<'p, 'c: 'p>(
         &self,
-        p: &PatchPoint<'c, B>,
+        patches: impl Iterator<Item = (&'p PatchPoint<'c, B>, Range<usize>)>,
         segments: &[Segment],
-        cols: Range<usize>,
-        x: ViewMut<'_, B::Buf>,
-        values: impl Fn(&'c Cache<B>, usize) -> View<'c, B::Buf>,
-    ) {
-        let row = first_row(segments, p.segment) + p.positions.start - segments[p.segment].first;
-        let rows = row..row + p.positions.len();
-        let (value, values) = match p.value {
-            Value::Zero => (PatchSource::Zero, None),
-            Value::From(cache, prompt) => {
-                let row = cache.prompts.offsets[prompt] + p.positions.start;
-                (PatchSource::Row(row), Some(values(cache, x.cols)))
+        mut x: ViewMut<'_, B::Buf>,
+        matrix: impl Fn(&'c Cache<B>) -> View<'c, B::Buf>,
+    ) where
+        B: 'c,
+    {
+        let mut table: Vec<PatchEntry> = Vec::new();
+        let mut values: Option<&'c Cache<B>> = None;
+        for (p, cols) in patches {
+            let row = first_row(segments, p.segment) + p.positions.start - segments[p.segment].first;
+            let (value, from) = match p.value {
+                Value::Zero => (PatchSource::Zero, None),
+                Value::From(cache, prompt) => (PatchSource::Row(cache.prompts.offsets[prompt]), Some(cache)),
+                Value::Add(cache, prompt) => (PatchSource::AddRow(cache.prompts.offsets[prompt]), Some(cache)),
+                Value::Scale(factor) => (PatchSource::Scale(factor), None),
+                Value::Knockout(_) => unreachable!("only attention scores are knocked out"),
+            };
+            let value = match value {
+                PatchSource::Row(row) => PatchSource::Row(row + p.positions.start),
+                PatchSource::AddRow(row) => PatchSource::AddRow(row + p.positions.start),
+                other => other,
+            };
+            if let (Some(new), Some(old)) = (from, values)
+                && !std::ptr::eq(new, old)
+            {
+                self.model.backend.patch(x.reborrow(), &table, Some(matrix(old)));
+                table.clear();
             }
-        };
-        self.model.backend.patch(x, &[PatchEntry { rows, cols, value }], values);
+            values = from.or(values);
+            table.push(PatchEntry { rows: row..row + p.positions.len(), cols, value });
+        }
+        if !table.is_empty() {
+            self.model.backend.patch(x, &table, values.map(&matrix));
+        }
     }
 }

@@ -32,7 +32,7 @@ impl<B: Backend> Entry<'_, '_, B> {
         let rows = self.rows(items, starts, |i| i.first);
         let width = if all_heads { a.n_heads * a.d_v } else { a.d_v };
         let mut dz = self.model().backend.zeros(rows.len() * width)?;
-        let values = self.group.values.as_ref().map(|v| v.point(layer, Point::Z, a.n_heads * a.d_v).split_rows(width));
+        let values = self.values().map(|v| v.point(layer, Point::Z, a.n_heads * a.d_v).split_rows(width));
         let split = split_rows(&rows, if all_heads { 1 } else { a.n_heads });
         self.set_values(values, &split, ViewMut::packed(&mut dz, rows.len(), width), RowIndex::All)?;
         self.subtract_base_z(layer, a, &split, width, &mut dz);
@@ -58,7 +58,7 @@ impl<B: Backend> Entry<'_, '_, B> {
     ) -> Result<B::Buf, SweepError> {
         let (backend, n, full) = (&self.model().backend, rows.len(), n_heads * d_head);
         let patched_width = if all_heads { full } else { d_head };
-        let values = self.group.values.as_ref().map(|v| v.point(layer, point, full).split_rows(patched_width));
+        let values = self.values().map(|v| v.point(layer, point, full).split_rows(patched_width));
         let split = split_rows(rows, full / patched_width);
         if !coupled || all_heads {
             let mut raw = backend.zeros(n * patched_width)?;
@@ -218,11 +218,65 @@ impl<B: Backend> Entry<'_, '_, B> {
                 kind,
                 heads: first_head..first_head + heads,
                 destinations: r.position..r.position + 1,
-                values_at: self.group.values.as_ref().map(|v| v.prompts.square_at(r.pair, a.n_heads)),
+                values_at: self.values().map(|v| v.prompts.square_at(r.pair, a.n_heads)),
                 n_positions: len,
             });
         }
         self.rerun(layer, index, a, heads, rows, (None, None, None), &segments, &overrides)
+    }
+
+    /// A knockout of edges: the heads' attention again at the destinations, without some of its sources.
+    pub(super) fn knockout_change(
+        &self,
+        layer: usize,
+        index: usize,
+        a: &AttnSpec,
+        items: &[PlannedItem],
+        starts: &[usize],
+        all_heads: bool,
+    ) -> Result<ZChange<B>, SweepError> {
+        let (backend, sources) = (&self.model().backend, self.knockout.expect("the patch is a knockout"));
+        let rows = self.rows(items, starts, |i| i.first);
+        let heads = if all_heads { a.n_heads } else { 1 };
+        let segments = self.row_segments(&rows, heads);
+        let columns = rows.iter().zip(self.columns_of_rows(items));
+        let mut overrides = Vec::new();
+        for (i, (r, column)) in columns.enumerate() {
+            let (pair, first_head) = (self.first_pair + r.pair, segments[i].first_head);
+            let meets = |c: &usize| {
+                column.is_none_or(|own| own as usize == *c) && self.columns.at[*c].at[pair] == Some(r.position as u32)
+            };
+            for source in (0..sources.len()).filter(meets).filter_map(|c| sources[c][pair]) {
+                overrides.push(AttnOverride {
+                    segment: i,
+                    kind: AttnOverrideKind::Knockout { from: source as usize, to: source as usize + 1 },
+                    heads: first_head..first_head + heads,
+                    destinations: r.position..r.position + 1,
+                    values_at: None,
+                    n_positions: self.group.base_prompts.len_of(r.pair),
+                });
+            }
+        }
+        let width = heads * a.d_qk;
+        let mut q = backend.zeros(rows.len() * width)?;
+        let base = self.group.base.point(layer, Point::RotQ, a.n_heads * a.d_qk).split_rows(width);
+        let split = split_rows(&rows, if all_heads { 1 } else { a.n_heads });
+        let to = ViewMut::packed(&mut q, rows.len(), width);
+        backend.copy_rows(base, RowIndex::List(&split), to, RowIndex::All, Combine::Set, 1.0);
+        let q = View::packed(&q, rows.len(), width);
+        self.rerun(layer, index, a, heads, rows, (Some(q), None, None), &segments, &overrides)
+    }
+
+    /// The position column of the cell that each of [`Entry::rows`] belongs to.
+    fn columns_of_rows(&self, items: &[PlannedItem]) -> Vec<Option<u32>> {
+        let mut columns = Vec::new();
+        for item in items {
+            let (pair, cell) = (item.pair as usize, &self.cells[item.cell as usize]);
+            let len = self.group.base_prompts.len_of(pair);
+            let positions = patched_positions(cell, &self.columns, self.first_pair + pair, len);
+            columns.extend(positions.iter().filter(|p| **p >= item.first as usize).map(|_| cell.column));
+        }
+        columns
     }
 
     /// A segment for each row on its own: one query over the base run's keys and values up to its position.
@@ -260,7 +314,7 @@ impl<B: Backend> Entry<'_, '_, B> {
         let width = heads * a.d_v;
         let override_values = overrides.first().and_then(|o| {
             let point = if o.kind == AttnOverrideKind::Pattern { Point::Pattern } else { Point::AttnScores };
-            self.group.values.as_ref().map(|v| v.buffer(layer, point))
+            self.values().map(|v| v.buffer(layer, point))
         });
         let mut z = self.model().backend.zeros(rows.len() * width)?;
         let call = AttnCall {

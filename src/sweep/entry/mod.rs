@@ -11,7 +11,7 @@ use super::plan::{PlannedItem, Positions, patched_positions};
 use super::run::SweepError;
 use crate::backend::{Backend, Combine, RowIndex, View, ViewMut};
 use crate::engine::weights::{QkvWidths, mlp_width};
-use crate::engine::{Forward, Model, Point, Site};
+use crate::engine::{Cache, Forward, Model, Point, Site};
 use crate::model::ModelSpec;
 use crate::model::spec::{Op, SubLayer};
 
@@ -36,11 +36,20 @@ pub(crate) struct Entry<'a, 'g, B: Backend> {
     pub columns: Positions<'a>,
     /// Index of the group's first pair among all pairs.
     pub first_pair: usize,
+    /// Which of the group's values are patched in.
+    pub draw: usize,
+    /// The sources of knocked-out edges, `[column][pair]`: see [`super::PatchKind::Knockout`].
+    pub knockout: Option<&'a [Vec<Option<u32>>]>,
 }
 
 impl<B: Backend> Entry<'_, '_, B> {
     fn model(&self) -> &Model<B> {
         self.forward.model
+    }
+
+    /// What is patched in; `None` is zero.
+    fn values(&self) -> Option<&Cache<B>> {
+        self.group.values[self.draw].as_ref()
     }
 
     /// Brings `items` (all of one boundary, sorted so that equal sites, layers and heads are neighbours) into the wave:
@@ -114,7 +123,7 @@ impl<B: Backend> Entry<'_, '_, B> {
         match cell.site {
             Site::ResidPre | Site::ResidMid | Site::ResidPost => {
                 let rows = self.rows(items, starts, |i| i.first);
-                let values = self.group.values.as_ref().map(|v| v.resid(boundary, spec.d_model));
+                let values = self.values().map(|v| v.resid(boundary, spec.d_model));
                 self.set_values(values, &cache_rows(&rows), x, RowIndex::List(&wave_rows(&rows)))
             }
             Site::AttnOut | Site::MlpOut => {
@@ -124,7 +133,7 @@ impl<B: Backend> Entry<'_, '_, B> {
                 let point = if attn { Point::AttnOut } else { Point::MlpOut };
                 let mut out = self.model().backend.zeros(rows.len() * spec.d_model)?;
                 let to = ViewMut::packed(&mut out, rows.len(), spec.d_model);
-                let values = self.group.values.as_ref().map(|v| v.point(layer, point, spec.d_model));
+                let values = self.values().map(|v| v.point(layer, point, spec.d_model));
                 self.set_values(values, &cache_rows(&rows), to, RowIndex::All)?;
                 self.add_branch(boundary, layer, sub, point, &rows, &out, x)
             }
@@ -140,6 +149,9 @@ impl<B: Backend> Entry<'_, '_, B> {
                 let change = match cell.site {
                     Site::Z | Site::Result => self.z_change(layer, a, items, starts, all_heads)?,
                     Site::Q => self.q_change(layer, index, a, items, starts, all_heads)?,
+                    Site::AttnScores if self.knockout.is_some() => {
+                        self.knockout_change(layer, index, a, items, starts, all_heads)?
+                    }
                     Site::K | Site::V => self.kv_change(layer, index, a, items, starts, cell.site, all_heads)?,
                     _ => self.pattern_change(layer, index, a, items, starts, cell.site, all_heads)?,
                 };
@@ -228,7 +240,7 @@ impl<B: Backend> Entry<'_, '_, B> {
         let (backend, n, width) = (&self.model().backend, rows.len(), mlp_width(m));
         let mut hidden = backend.zeros(n * width)?;
         let point = if site == Site::MlpPre { Point::MlpPre } else { Point::MlpPost };
-        let values = self.group.values.as_ref().map(|v| v.point(layer, point, m.d_mlp));
+        let values = self.values().map(|v| v.point(layer, point, m.d_mlp));
         let to = ViewMut::packed(&mut hidden, n, width).columns(0..m.d_mlp);
         let from = cache_rows(rows);
         self.set_values(values, &from, to, RowIndex::All)?;
