@@ -322,6 +322,7 @@ fn set_of(pairs: Vec<Pair>) -> PromptSet {
         n_ctx: None,
         needs_wrong: true,
         needs_answer: true,
+        needs_corrupted: true,
     };
     patchwave::prompts::parse("pairs.jsonl", text.as_bytes(), None, &options).expect("pairs")
 }

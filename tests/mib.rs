@@ -50,8 +50,14 @@ fn bytes(name: &str) -> Vec<u8> {
 }
 
 fn parse(name: &str, bytes: &[u8], words: &Words, chosen: Option<&str>) -> Result<PromptSet, PromptError> {
-    let options =
-        LoadOptions { bos: BosPolicy::Auto, d_vocab: 1000, n_ctx: None, needs_wrong: true, needs_answer: true };
+    let options = LoadOptions {
+        bos: BosPolicy::Auto,
+        d_vocab: 1000,
+        n_ctx: None,
+        needs_wrong: true,
+        needs_answer: true,
+        needs_corrupted: true,
+    };
     parse_choosing(name, bytes, Some(words), &options, chosen)
 }
 

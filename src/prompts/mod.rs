@@ -210,8 +210,11 @@ fn read_records(
     format::read(name, text, counterfactual, sink)
 }
 
+/// Where a record stands, and its labels.
+pub type Labels = (Location, Map<String, Value>);
+
 /// The labels of a file's records, with where each stands: no prompt is looked at, so no tokenizer is needed.
-pub fn load_labels(path: &Path) -> Result<Vec<(Location, Map<String, Value>)>, PromptError> {
+pub fn load_labels(path: &Path) -> Result<Vec<Labels>, PromptError> {
     let (name, bytes) = read_file(path)?;
     let mut labels = Vec::new();
     read_records(&name, &bytes, None, &mut |record| {
