@@ -81,7 +81,14 @@ impl Encode for Toy {
 }
 
 fn options() -> LoadOptions {
-    LoadOptions { bos: BosPolicy::Auto, d_vocab: 1 << 20, n_ctx: None, needs_wrong: true, needs_answer: true, needs_corrupted: true }
+    LoadOptions {
+        bos: BosPolicy::Auto,
+        d_vocab: 1 << 20,
+        n_ctx: None,
+        needs_wrong: true,
+        needs_answer: true,
+        needs_corrupted: true,
+    }
 }
 
 fn smollm2() -> Option<ModelFiles> {

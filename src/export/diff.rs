@@ -189,11 +189,10 @@ impl Diff<'_> {
             let mean = finite().map(|d| f64::from(d.abs())).sum::<f64>() / finite().count() as f64;
             let mean = if mean.is_nan() { "none".to_owned() } else { format!("{mean:.4}") };
             let correlations = [site.pearson, site.spearman].map(correlation_text);
-            rows.push(vec![visible(&site.first.site), site.cells.to_string()]);
-            if let Some(row) = rows.last_mut() {
-                row.extend(correlations);
-                row.push(mean);
-            }
+            let mut row = vec![visible(&site.first.site), site.cells.to_string()];
+            row.extend(correlations);
+            row.push(mean);
+            rows.push(row);
         }
         let mut out = columns(&rows, 1);
 
