@@ -120,7 +120,7 @@ fn labels_of(path: &Path, n_pairs: usize) -> Result<Vec<Labelled>, Error> {
             labels.len()
         )));
     }
-    Ok(labels.into_iter().map(|(at, labels)| Labelled { place: at.to_string(), labels }).collect())
+    Ok(labels.into_iter().map(|r| Labelled { place: r.at.to_string(), labels: r.labels }).collect())
 }
 
 fn sites(args: &Args) -> Result<Option<Vec<Site>>, Error> {
@@ -145,7 +145,7 @@ fn output(args: &Args, name: &str) -> Result<PathBuf, Error> {
 /// The output folder under its temporary name.
 fn open(output: &Path) -> Result<Partial, Error> {
     let folder = Partial::new(output)?;
-    fs::create_dir(folder.path()).map_err(|e| folder.failed(e))?;
+    fs::create_dir(folder.temporary()).map_err(|e| folder.failed(e))?;
     Ok(folder)
 }
 
@@ -199,7 +199,7 @@ impl Job for ProbeJob<'_> {
         divide(&work.set)?;
         let output = output(args, &name)?;
         let folder = open(&output)?;
-        let captured = folder.path().join("activations.safetensors");
+        let captured = folder.temporary().join("activations.safetensors");
         let (_, set) = work.run(|plan| -> Result<Box<dyn Store>, CaptureError> {
             Ok(Box::new(SafetensorsFile::create(&captured, plan)?))
         })?;
