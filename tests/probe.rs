@@ -90,7 +90,7 @@ fn a_planted_direction_is_found_as_long_as_it_is() {
     let folds = Folds::new(&target, "f", 5, 0).unwrap();
     assert!(cross_validate(&x, &target, &folds, penalty).mean() > 0.99);
     let found = &directions(&x, &target, &fit(&x, &target, penalty))[0];
-    assert!(cosine(&along, found) > 0.97, "{found:?}");
+    assert!(cosine(&along, found) > 0.95, "{found:?}");
     let length = found.iter().map(|x| x * x).sum::<f32>().sqrt();
     assert!((length - 10.0).abs() < 0.5, "the means are 10 apart, the direction is {length} long");
 }

@@ -235,8 +235,8 @@ impl<'a, B: Backend> Batch<'a, B> {
             self.plan.row_starts.partition_point(|start| *start <= row) - 1
         };
         let masked = matches!(tensor.content, Content::Matrices { site: Site::AttnScores, .. });
-        let bad = |x: &f32| !x.is_finite() && !(masked && *x == f32::NEG_INFINITY);
-        if let Some(at) = numbers.iter().position(bad) {
+        let good = |x: &f32| x.is_finite() || (masked && *x == f32::NEG_INFINITY);
+        if let Some(at) = numbers.iter().position(|x| !good(x)) {
             return Err(CaptureError::NonFinite { tensor: tensor.name.clone(), pair: pair(at) });
         }
         let store_as = self.plan.asked.store_as;

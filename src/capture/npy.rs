@@ -28,12 +28,12 @@ impl NpyFolder {
     pub fn create(path: &Path, plan: &Plan) -> Result<NpyFolder, CaptureError> {
         let partial = Partial::new(path)?;
         let mut files = Vec::with_capacity(plan.tensors.len());
-        fs::create_dir(partial.path()).map_err(|e| partial.failed(e))?;
+        fs::create_dir(partial.temporary()).map_err(|e| partial.failed(e))?;
         for tensor in &plan.tensors {
             let header = header(tensor)?;
             let at = header.len() as u64;
             let len = tensor.bytes()?.checked_add(at).ok_or(CaptureError::TooLarge)?;
-            let path = partial.path().join(format!("{}.npy", tensor.name));
+            let path = partial.temporary().join(format!("{}.npy", tensor.name));
             let made = File::create(&path).and_then(|mut file| {
                 file.write_all(&header)?;
                 file.set_len(len)
@@ -43,7 +43,7 @@ impl NpyFolder {
         }
         let about: Map<String, Value> = plan.metadata.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         let text = format!("{:#}\n", Value::Object(about));
-        fs::write(partial.path().join(METADATA_FILE), text).map_err(|e| partial.failed(e))?;
+        fs::write(partial.temporary().join(METADATA_FILE), text).map_err(|e| partial.failed(e))?;
         Ok(NpyFolder { partial, files })
     }
 }

@@ -29,7 +29,7 @@ impl SafetensorsFile {
             *start = start.checked_add(data_at).ok_or(CaptureError::TooLarge)?;
         }
         let total = len.checked_add(data_at).ok_or(CaptureError::TooLarge)?;
-        let made = File::create(partial.path()).and_then(|mut file| {
+        let made = File::create(partial.temporary()).and_then(|mut file| {
             file.write_all(&header)?;
             file.set_len(total)?;
             Ok(file)

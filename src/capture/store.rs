@@ -39,8 +39,8 @@ impl Partial {
         Ok(Partial { path: path.to_owned(), partial, done: false })
     }
 
-    /// The temporary name.
-    pub fn path(&self) -> &Path {
+    /// Where it is until it is finished.
+    pub fn temporary(&self) -> &Path {
         &self.partial
     }
 

@@ -52,9 +52,9 @@ pub struct PairArgs {
     /// How many pairs the task makes, or how many of the file's are used, from its start [default: 64, and all]
     #[arg(long, value_name = "N")]
     pub pairs: Option<usize>,
-    /// Where a task's choices start; the same seed makes the same pairs [default: 0]
-    #[arg(long, requires = "task")]
-    pub seed: Option<u64>,
+    /// Of what is random (a task's choices, noise and resample patches, folds): the same seed, the same run [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// The counterfactual that is the corrupted prompt, in MIB's data [default: the one that MIB takes]
     #[arg(long, value_name = "NAME", conflicts_with = "task")]
     pub counterfactual: Option<String>,
@@ -126,6 +126,24 @@ impl PairArgs {
         }
     }
 
+    /// The seed of everything random.
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or(0)
+    }
+
+    /// For commands where only a task is random.
+    ///
+    /// # Errors
+    /// There is a seed and no task.
+    pub fn no_idle_seed(&self) -> Result<(), Error> {
+        match self.seed {
+            Some(_) if self.task.is_none() => {
+                Err(usage("--seed: nothing here is random: it is for --task, and for noise and resample patches"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The task that made the pairs, for `run.json`; null for pairs of a file.
     pub fn made_by(&self) -> Result<Value, Error> {
         let Some(task) = &self.task else { return Ok(Value::Null) };
@@ -134,7 +152,7 @@ impl PairArgs {
             "name": choice.task.name,
             "corruption": choice.variant.name,
             "pairs": self.pairs.unwrap_or(TASK_PAIRS),
-            "seed": self.seed.unwrap_or(0),
+            "seed": self.seed(),
         }))
     }
 }

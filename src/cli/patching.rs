@@ -1,5 +1,6 @@
 //! `--patch` and what belongs to it, which several commands share.
 
+use super::args::PairArgs;
 use super::usage;
 use crate::Error;
 use crate::prompts::PromptSet;
@@ -15,9 +16,6 @@ pub struct PatchArgs {
     /// Edges of attention that a knockout takes away: S2->end,IO->end
     #[arg(long, value_name = "EDGES", allow_hyphen_values = true)]
     pub edges: Option<String>,
-    /// Seed of noise and resample patches [default: 0]
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
     /// Draws of noise and resample patches that a metric is averaged over [default: 1]
     #[arg(long, value_name = "N")]
     pub draws: Option<u32>,
@@ -39,17 +37,17 @@ pub struct Patching {
 }
 
 impl PatchArgs {
-    /// Reads the options, the file of directions, and finds the edges. `axis` is the position axis of the run.
+    /// Reads the options, the file of directions, and finds the edges. `axis` is the position axis of the run; `pairs` has
+    /// the seed.
     ///
     /// # Errors
     /// An option that the kind of patch does not have, or lacks; a file that cannot be read; an edge that is none.
-    pub fn read(&self, set: &PromptSet, axis: Vec<Column>) -> Result<Patching, Error> {
+    pub fn read(&self, pairs: &PairArgs, set: &PromptSet, axis: Vec<Column>) -> Result<Patching, Error> {
         let kind: Intervention = self.patch.parse().map_err(usage)?;
         if !kind.is_random() {
-            for (option, given) in [("--draws", self.draws.is_some()), ("--seed", self.seed.is_some())] {
-                if given {
-                    return Err(usage(format!("{option}: a {kind} patch is not random; noise and resample are")));
-                }
+            pairs.no_idle_seed()?;
+            if self.draws.is_some() {
+                return Err(usage(format!("--draws: a {kind} patch is not random; noise and resample are")));
             }
         }
         let n = self.draws.unwrap_or(1);
@@ -68,7 +66,7 @@ impl PatchArgs {
             Intervention::Add { file, .. } => Some(Directions::open(file).map_err(usage)?),
             _ => None,
         };
-        let draws = Draws { seed: self.seed.unwrap_or(0), n };
+        let draws = Draws { seed: pairs.seed(), n };
         Ok(Patching { kind, draws, directions, edges, edges_text: self.edges.clone(), axis })
     }
 }

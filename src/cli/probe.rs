@@ -58,9 +58,6 @@ pub struct Args {
     /// Parts that the pairs are cut into; each is held out once
     #[arg(long, default_value_t = 5)]
     folds: usize,
-    /// Of the folds
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
     /// Penalty: 1/C of scikit-learn's LogisticRegression, alpha of its Ridge
     #[arg(long, default_value_t = 1.0)]
     l2: f64,
@@ -103,7 +100,7 @@ fn from_file(args: &Args, path: &Path) -> Result<(), Error> {
         None => activations.labels()?,
     };
     let target = Target::read(&labelled, &args.label, args.kind)?;
-    let folds = Folds::new(&target, &args.label, args.folds, args.seed)?;
+    let folds = Folds::new(&target, &args.label, args.folds, args.pairs.seed())?;
     let name = activations.about("model").unwrap_or("model").to_owned();
     let output = output(args, &name)?;
     let folder = open(&output)?;
@@ -120,7 +117,7 @@ fn labels_of(path: &Path, n_pairs: usize) -> Result<Vec<Labelled>, Error> {
             labels.len()
         )));
     }
-    Ok(labels.into_iter().map(|(at, labels)| Labelled { place: at.to_string(), labels }).collect())
+    Ok(labels.into_iter().map(|r| Labelled { place: r.at.to_string(), labels: r.labels }).collect())
 }
 
 fn sites(args: &Args) -> Result<Option<Vec<Site>>, Error> {
@@ -145,7 +142,7 @@ fn output(args: &Args, name: &str) -> Result<PathBuf, Error> {
 /// The output folder under its temporary name.
 fn open(output: &Path) -> Result<Partial, Error> {
     let folder = Partial::new(output)?;
-    fs::create_dir(folder.path()).map_err(|e| folder.failed(e))?;
+    fs::create_dir(folder.temporary()).map_err(|e| folder.failed(e))?;
     Ok(folder)
 }
 
@@ -193,13 +190,13 @@ impl Job for ProbeJob<'_> {
                 .map(|p| Labelled { place: set.location(p).to_string(), labels: p.labels.clone() })
                 .collect();
             let target = Target::read(&labelled, &args.label, args.kind)?;
-            let folds = Folds::new(&target, &args.label, args.folds, args.seed)?;
+            let folds = Folds::new(&target, &args.label, args.folds, args.pairs.seed())?;
             Ok((target, folds))
         };
         divide(&work.set)?;
         let output = output(args, &name)?;
         let folder = open(&output)?;
-        let captured = folder.path().join("activations.safetensors");
+        let captured = folder.temporary().join("activations.safetensors");
         let (_, set) = work.run(|plan| -> Result<Box<dyn Store>, CaptureError> {
             Ok(Box::new(SafetensorsFile::create(&captured, plan)?))
         })?;
@@ -263,7 +260,7 @@ fn about(args: &Args, activations: &Activations, target: &Target, options: &Opti
         "activations": args.activations.as_ref().map(|p| p.display().to_string()),
         "run": options.run.name(), "label": args.label,
         "kind": target.kind().name(), "score": target.kind().score(),
-        "n_pairs": target.len(), "folds": options.folds.n, "seed": args.seed, "fold": options.folds.of,
+        "n_pairs": target.len(), "folds": options.folds.n, "seed": args.pairs.seed(), "fold": options.folds.of,
         "l2": args.l2, "standardize": options.penalty.standardize,
     });
     if let Target::Classes { names, of } = target {

@@ -36,7 +36,7 @@ pub fn write(
     about: Map<String, Value>,
 ) -> Result<Written, ProbeError> {
     let put = |name: &str, bytes: &[u8]| {
-        let written = File::create(folder.path().join(name)).and_then(|mut file| {
+        let written = File::create(folder.temporary().join(name)).and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_all()
         });

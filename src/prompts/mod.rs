@@ -210,18 +210,22 @@ fn read_records(
     format::read(name, text, counterfactual, sink)
 }
 
-/// Where a record stands, and its labels.
-pub type Labels = (Location, Map<String, Value>);
+/// The labels of one record, and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordLabels {
+    pub at: Location,
+    pub labels: Map<String, Value>,
+}
 
-/// The labels of a file's records, with where each stands: no prompt is looked at, so no tokenizer is needed.
-pub fn load_labels(path: &Path) -> Result<Vec<Labels>, PromptError> {
+/// The labels of a file's records: no prompt is looked at, so no tokenizer is needed.
+pub fn load_labels(path: &Path) -> Result<Vec<RecordLabels>, PromptError> {
     let (name, bytes) = read_file(path)?;
-    let mut labels = Vec::new();
+    let mut all = Vec::new();
     read_records(&name, &bytes, None, &mut |record| {
-        labels.push((record.place, record.labels));
+        all.push(RecordLabels { at: Location { file: name.clone(), place: record.place }, labels: record.labels });
         Ok(())
     })?;
-    Ok(labels.into_iter().map(|(place, labels)| (Location { file: name.clone(), place }, labels)).collect())
+    Ok(all)
 }
 
 /// Reads pairs from memory. `name` stands for the file in messages, and its extension tells the format (`.jsonl`,

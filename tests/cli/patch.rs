@@ -134,7 +134,7 @@ fn patches_that_are_none() {
         ("scale:x", &["--patch \"scale:x\"", "scale:0.5"]),
         ("noise:1 --draws 0", &["--draws 0", "1 to"]),
         ("zero --draws 2", &["--draws", "not random"]),
-        ("source --seed 2", &["--seed", "not random"]),
+        ("source --seed 2", &["--seed", "nothing here is random"]),
         ("zero --edges 0->1", &["--edges", "knockout"]),
         ("add:missing.safetensors", &["--patch add:missing.safetensors"]),
         ("add:pairs.jsonl", &["--patch add:pairs.jsonl", "no safetensors file"]),

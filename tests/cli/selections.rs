@@ -19,7 +19,7 @@ fn layers_that_are_not_selected_are_nan() {
     let all = scene.effects("run");
     scene.sweep("--layers 0,2 --force").ok();
     is_part(&scene.effects("run"), &all, |cell| cell / 4 != 1);
-    assert!(scene.text("run/effects.csv").contains("\nz,1,3,,,0\n"), "empty in the table");
+    assert!(scene.text("run/effects.csv").contains("\nz,1,3,,,0,,,\n"), "empty in the table");
     assert_eq!(scene.json("run/run.json")["cells"], 8);
 }
 
@@ -47,7 +47,9 @@ fn positions_are_columns_in_the_order_given() {
         }
     }
     assert_eq!(scene.json("run/run.json")["sites"][0]["axes"][1]["labels"], json!(["end", "-2", "1"]));
-    assert!(scene.text("run/effects.csv").starts_with("site,layer,head,pos,pos_label,effect,mean_metric,n_pairs\n"));
+    assert!(
+        scene.text("run/effects.csv").starts_with("site,layer,head,pos,pos_label,effect,mean_metric,n_pairs,stderr,")
+    );
 }
 
 #[test]

@@ -56,6 +56,7 @@ enum Format {
 }
 
 pub fn run(args: Args) -> Result<(), Error> {
+    args.pairs.no_idle_seed()?;
     args.device.run(CaptureJob { args: &args })
 }
 

@@ -154,7 +154,7 @@ fn run_on<B: Backend>(on: OnDevice<'_, B>, args: &Args) -> Result<(), Error> {
     let mut set = args.pairs.load(&args.model, &files, reads)?;
     let tokenizer = files.tokenizer.as_ref().map(|t| t as &dyn Encode);
     let (axis, _) = columns(&set, None, args.align.unwrap_or_default(), tokenizer)?;
-    let mut patching = args.patch.read(&set, axis)?;
+    let mut patching = args.patch.read(&args.pairs, &set, axis)?;
     let mut targets = targets(args, &nodes, &spec, &set, &patching)?;
     patching.kind().check(&spec, targets.iter().map(|t| (t.site, t.layer)))?;
     let longest = set.longest();

@@ -51,7 +51,7 @@ pub fn check(
         return Err(usage("--heads: some of the sites are not cut by head; use --by head or --by head,pos"));
     }
     let (columns, restricted) = columns(set, args.positions.as_deref(), args.align.unwrap_or_default(), tokenizer)?;
-    let patching = args.patch.read(set, columns.clone())?;
+    let patching = args.patch.read(&args.pairs, set, columns.clone())?;
     // The positions of a knockout are the destinations of its edges.
     let (columns, restricted) = match &patching.edges {
         Some(_) if args.positions.is_some() => {
