@@ -9,9 +9,10 @@
 //!  "answer": " Mary", "wrong": " John", "positions": {"S2": 9}, "template": "ABBA"}
 //! ```
 //!
-//! or auto-circuit's JSON, EAP-IG's CSV or MIB's data, or made by a [task](tasks). Prompts are text or arrays of token ids, answers text or ids, one or
-//! several. Text is encoded without special tokens and then gets one BOS ([`BosPolicy`]); ids are taken as they are.
-//! Everything in a file is checked, whether the metric of the run reads it or not.
+//! or auto-circuit's JSON, EAP-IG's CSV or MIB's data, or pairs are made by a [task](tasks). Prompts are text or arrays of
+//! token ids, answers text or ids, one or several. Text is encoded without special tokens and then gets one BOS
+//! ([`BosPolicy`]); ids are taken as they are. Everything in a file is checked, whether the metric of the run reads it or
+//! not.
 
 mod align;
 mod answers;
