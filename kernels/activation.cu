@@ -2,9 +2,13 @@
 // row. Emulated, not yet run on hardware.
 #include "gpu.cuh"
 
-enum Activation { RELU, RELU_SQUARED, SILU, GELU_ERF, GELU_TANH, QUICK_GELU };
+enum Activation { RELU, RELU_SQUARED, SILU, GELU_ERF, GELU_TANH, QUICK_GELU, XIELU };
 
 GPU_FN float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+GPU_FN float xielu(float x, float alpha_p, float alpha_n, float beta, float eps) {
+    return (x > 0.0f ? alpha_p * x * x : alpha_n * (expm1f(fminf(x, eps)) - x)) + beta * x;
+}
 
 GPU_FN float activate(int kind, float x) {
     switch (kind) {
@@ -19,10 +23,12 @@ GPU_FN float activate(int kind, float x) {
 }
 
 // Rows of [gate | up], `width` columns each: gate <- act(gate) * up. Not gated: rows of `width` columns <- act.
-KERNEL(256, activation_rows)(float* x, int stride, int width, int kind, int gated) {
+// The last four are xIELU's numbers.
+KERNEL(256, activation_rows)(float* x, int stride, int width, int kind, int gated, float alpha_p, float alpha_n,
+                             float beta, float eps) {
     float* gate = x + (i64)blockIdx.x * stride;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        float v = activate(kind, gate[i]);
+        float v = kind == XIELU ? xielu(gate[i], alpha_p, alpha_n, beta, eps) : activate(kind, gate[i]);
         gate[i] = gated ? v * gate[width + i] : v;
     }
 }

@@ -33,6 +33,7 @@ struct Layer {
     float scale;
     int window;     // 0: none
     float softcap;  // 0: none
+    int alibi_rounded;   // slope * position is rounded to bfloat16 and added before the scale, not after it
     const float* alibi;  // [n_heads] slopes, or null
     const float* sinks;  // [n_heads], or null
 };
@@ -104,8 +105,8 @@ KERNEL(WARPS * 32, attention_segments)(float* z, i64 z_stride, Layer layer, int 
                 if (active && !replaced && key >= from && key <= t) {
                     float sum = 0.0f;
                     for (int d = 0; d < d_qk; d++) sum = fmaf(query_row[d], tile[lane * (d_qk + 1) + d], sum);
-                    sum *= layer.scale;
-                    if (layer.alibi) sum += layer.alibi[head] * (float)key;
+                    float bias = layer.alibi ? layer.alibi[head] * (float)key : 0.0f;
+                    sum = layer.alibi_rounded ? (sum + to_f32(to_bf16(bias))) * layer.scale : sum * layer.scale + bias;
                     if (layer.softcap != 0.0f) sum = layer.softcap * tanhf(sum / layer.softcap);
                     row[key] = sum;
                 }

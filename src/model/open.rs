@@ -64,7 +64,7 @@ impl ModelFiles {
         let mut files = vec![config_path];
         files.extend(checkpoint.files().into_iter().map(Path::to_owned));
         let (model, bound) = Self::bind(config, checkpoint.clone(), path, allow_config_keys)?;
-        checkpoint.require_floats(bound.tensors())?;
+        checkpoint.require_floats(bound.tensors().iter().map(String::as_str))?;
         Ok(ModelFiles { files, params: bound, tokenizer: Tokenizer::from_folder(path)?, ..model })
     }
 
@@ -99,7 +99,7 @@ impl ModelFiles {
         let resolved = resolve(config, Some(checkpoint.tensors()), allow)?;
         let bound = Arc::new(resolved.bind(Arc::clone(&checkpoint))?);
         let mut stored_as: Vec<String> =
-            bound.tensors().iter().filter_map(|t| checkpoint.tensors().get(*t)).map(|t| t.dtype.clone()).collect();
+            bound.tensors().iter().filter_map(|t| checkpoint.tensors().get(t)).map(|t| t.dtype.clone()).collect();
         stored_as.sort();
         stored_as.dedup();
         let model = ModelFiles {

@@ -61,8 +61,9 @@ impl Resolved {
         let tensor = |p: Param| {
             let stored = self.stored(&p.name)?;
             let shape = stored.shape(&p.shape);
-            Ok((stored.tensor, TensorInfo { shape, dtype: "F32".into() }))
+            let info = TensorInfo { shape, dtype: "F32".into() };
+            Ok(stored.tensors().into_iter().map(|name| (name, info.clone())).collect::<Vec<_>>())
         };
-        self.spec.params().into_iter().map(tensor).collect()
+        Ok(self.spec.params().into_iter().map(tensor).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 }

@@ -24,7 +24,7 @@ impl<B: Backend> Forward<'_, B> {
         patches: &[PatchPoint<'_, B>],
         recorder: &mut Option<Recorder<'_, B>>,
     ) -> Result<(), BackendError> {
-        let SubWeights::Mlp { up, up_bias, .. } = weights else { unreachable!("weights follow the spec") };
+        let SubWeights::Mlp { up, up_bias, xielu, .. } = weights else { unreachable!("weights follow the spec") };
         let (backend, d, n) = (&self.model.backend, self.model.spec.d_model, n_rows(segments));
         let Workspace { x, h, wide, mlp_out, .. } = ws;
         let width = mlp_width(m);
@@ -41,7 +41,7 @@ impl<B: Backend> Forward<'_, B> {
         }
         let pre = ViewMut::packed(wide, n, width).columns(0..m.d_mlp);
         self.apply(patches, layer, Point::MlpPre, segments, pre, m.d_mlp);
-        backend.activation(ViewMut::packed(wide, n, width), m.act, m.gated);
+        backend.activation(ViewMut::packed(wide, n, width), m.act, *xielu, m.gated);
         if let Some(r) = recorder {
             r.point(backend, layer, Point::MlpPost, View::packed(&*wide, n, width).columns(0..m.d_mlp))?;
         }
