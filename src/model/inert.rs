@@ -74,6 +74,7 @@ pub const SHARED: &[Inert] = &[
     Inert::any("transformers_version", RECORD),
     Inert::any("name_or_path", RECORD),
     Inert::any("auto_map", "names Python code"),
+    Inert::any("model_type", "read from the top of the file; in a table of it, a record"),
     Inert::any("custom_pipelines", "names Python code"),
     Inert::any("task_specific_params", GENERATION),
     Inert::any("finetuning_task", RECORD),

@@ -6,7 +6,6 @@ use super::parts::all_biased;
 use super::{Family, learned};
 use crate::model::ModelError;
 use crate::model::config::{Config, MAX_LAYERS, MAX_POSITIONS};
-use crate::model::inert::Inert;
 use crate::model::spec::{ModelSpec, QkvoBias};
 
 pub(super) const FAMILY: Family = Family {
@@ -14,7 +13,7 @@ pub(super) const FAMILY: Family = Family {
     resolve,
     prefix: "transformer.",
     names: &[NAMES, learned::MLP, learned::OUTER],
-    inert: &[Inert::any("attention_layers", "attention_types says it")],
+    inert: &[],
 };
 
 const NAMES: &[Name] = &[
@@ -50,6 +49,10 @@ fn local_layers(cfg: &Config, n_layers: usize) -> Result<Vec<bool>, ModelError> 
                 return Err(error());
             }
         }
+    }
+    let same = |kinds: &[serde_json::Value]| kinds.iter().zip(&slides).all(|(k, local)| (k == "local") == *local);
+    if !cfg.per_layer("attention_layers", n_layers)?.is_none_or(same) {
+        return Err(cfg.error("attention_layers", format!("contradicts {key}")));
     }
     if slides.len() == n_layers { Ok(slides) } else { Err(error()) }
 }

@@ -36,7 +36,6 @@ const INERT: &[Inert] = &[
 const IN_ATTN: &[Inert] = &[
     Inert::any("attn_uses_sequence_id", "used only with several documents in one prompt"),
     Inert::at("attn_type", &["\"multihead_attention\""], FIXED),
-    Inert::any("model_type", "the table is of no other kind"),
     Inert::at("alibi", &["true"], FIXED),
     Inert::at("alibi_bias_max", &["8"], FIXED),
     Inert::at("prefix_lm", &["false"], FIXED),
@@ -47,12 +46,11 @@ fn resolve(cfg: &Config, tensors: &Tensors<'_>) -> Result<ModelSpec, ModelError>
     let (dims, eps) = (learned::dims(cfg)?, eps(cfg, 1e-5)?);
     let table = cfg.table("attn_config")?;
     let number = |key| table.as_ref().map_or(Ok(None), |t| t.positive(&[key]));
-    let clip = number("clip_qkv")?.map(|x| x as f32);
-    let alibi = mpt_alibi(dims.n_heads);
-    let scale = number("softmax_scale")?.map(|scale| scale as f32);
+    let (clip, scale) = (number("clip_qkv")?.map(|x| x as f32), number("softmax_scale")?.map(|x| x as f32));
     table.map_or(Ok(()), |t| t.finish(&[IN_ATTN, SHARED]))?;
+    let alibi = Some(mpt_alibi(dims.n_heads));
     let mut spec = layer_norm_spec(&FAMILY, &dims, None, eps, tensors.tied(cfg, true)?, |l| {
-        let mut attn = AttnSpec { qkv_clip: clip, alibi: Some(alibi.clone()), ..dims.attn(None) };
+        let mut attn = AttnSpec { qkv_clip: clip, alibi: alibi.clone(), ..dims.attn(None) };
         attn.scale = scale.unwrap_or(attn.scale);
         pre_norm_block(l, attn, plain_mlp(dims.d_mlp, Act::GeluErf, false), |t| layer_norm(eps, t), false)
     });
