@@ -147,6 +147,7 @@ pub const SHARED: &[Inert] = &[
     Inert::any("embd_pdrop", DROPOUT),
     Inert::any("resid_pdrop", DROPOUT),
     Inert::any("dropout", DROPOUT),
+    Inert::any("activation_dropout", DROPOUT),
     Inert::any("emb_pdrop", DROPOUT),
     Inert::any("resid_dropout", DROPOUT),
     Inert::any("embed_dropout", DROPOUT),
