@@ -73,8 +73,9 @@ impl Params for RandomParams {
 }
 
 fn norm(rng: &mut Rng, tensor: String, kind: NormKind, scope: NormScope) -> NormSpec {
-    let weight = rng.pick(&[NormWeight::Scale, NormWeight::OnePlusScale]);
-    NormSpec { kind, eps: 1e-5, weight, bias: kind == NormKind::LayerNorm && rng.chance(70), scope, tensor }
+    let weight = rng.pick(&[NormWeight::Scale, NormWeight::Scale, NormWeight::OnePlusScale, NormWeight::None]);
+    let bias = kind == NormKind::LayerNorm && weight != NormWeight::None && rng.chance(70);
+    NormSpec { kind, eps: 1e-5, weight, bias, scope, tensor }
 }
 
 /// A model with any combination of knobs.
@@ -170,7 +171,7 @@ pub fn random_spec(seed: u64) -> ModelSpec {
             projected: rng.chance(20).then_some(10),
             scale: rng.pick(&[1.0, 4.0]),
             positions: learned.then_some(LearnedPositions { rows: 34, offset: 2 }),
-            norm: None,
+            norm: rng.chance(20).then(|| norm(&mut rng, "embed_norm".into(), kind, NormScope::Full)),
         },
         ropes: vec![rope, other_rope],
         blocks,

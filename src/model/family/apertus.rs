@@ -27,7 +27,7 @@ const INERT: &[Inert] = &[
 ];
 
 fn resolve(cfg: &Config, tensors: &Tensors<'_>) -> Result<ModelSpec, ModelError> {
-    if !cfg.contains("rope_scaling") && !cfg.contains("rope_parameters") {
+    if cfg.get("rope_scaling").is_none() && cfg.get("rope_parameters").is_none() {
         return Err(cfg.error("rope_scaling", "the key is missing, and what the class assumes then is no plain rope"));
     }
     let dims = DimDefaults { eps: 1e-5, act: "xielu", ..DimDefaults::LLAMA };
