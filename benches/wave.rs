@@ -72,7 +72,7 @@ fn spec(n_layers: usize) -> ModelSpec {
         d_model: D_MODEL,
         d_vocab: 1000,
         n_ctx: None,
-        embed: EmbedSpec { scale: 1.0, positions: None, norm: None },
+        embed: EmbedSpec { projected: None, scale: 1.0, positions: None, norm: None },
         ropes: vec![RopeSpec {
             inv_freq: (0..32).map(|i| 1e5f32.powf(-(i as f32) / 32.0)).collect(),
             amplitude: 1.0,

@@ -2,12 +2,18 @@
 // row. Emulated, not yet run on hardware.
 #include "gpu.cuh"
 
+GPU_FN float xielu(float x, float alpha_p, float alpha_n, float beta, float eps) {
+    return (x > 0.0f ? alpha_p * x * x : alpha_n * (expm1f(fminf(x, eps)) - x)) + beta * x;
+}
+
 // Rows of [gate | up], `width` columns each: gate <- act(gate) * up. Not gated: rows of `width` columns <- act.
-// The GEMMs' epilogue does the same where nothing needs what lies before the activation.
-KERNEL(256, activation_rows)(float* x, int stride, int width, int kind, int gated) {
+// The GEMMs' epilogue does the same where nothing needs what lies before the activation; xIELU, whose numbers are learned
+// and come last here, is always a kernel of its own.
+KERNEL(256, activation_rows)(float* x, int stride, int width, int kind, int gated, float alpha_p, float alpha_n,
+                             float beta, float eps) {
     float* gate = x + (i64)blockIdx.x * stride;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        float v = activate(kind, gate[i]);
+        float v = kind == XIELU ? xielu(gate[i], alpha_p, alpha_n, beta, eps) : activate(kind, gate[i]);
         gate[i] = gated ? v * gate[width + i] : v;
     }
 }

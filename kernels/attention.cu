@@ -49,6 +49,7 @@ struct Layer {
     float scale;
     int window;     // 0: none
     float softcap;  // 0: none
+    int alibi_rounded;   // slope * position is rounded to bfloat16 and added before the scale, not after it
     const float* alibi;  // [n_heads] slopes, or null
     const float* sinks;  // [n_heads], or null
 };
@@ -86,8 +87,13 @@ GPU_FN int first_of(int lane, int from) { return from + ((lane - from) & 31); }
 
 // A score, from the product of query and key.
 GPU_FN float score_of(const Layer& layer, int head, float product, int key) {
-    float score = __fmul_rn(product, layer.scale);
-    if (layer.alibi) score = fmaf(layer.alibi[head], (float)key, score);
+    float score;
+    if (layer.alibi && layer.alibi_rounded)
+        score = __fmul_rn(__fadd_rn(product, to_f32(to_bf16(layer.alibi[head] * (float)key))), layer.scale);
+    else {
+        score = __fmul_rn(product, layer.scale);
+        if (layer.alibi) score = fmaf(layer.alibi[head], (float)key, score);
+    }
     if (layer.softcap != 0.0f) score = __fmul_rn(layer.softcap, tanhf(score / layer.softcap));
     return score;
 }

@@ -105,7 +105,7 @@ GPU_FN float warp_max(float v) {
 
 // ---- activations ----
 // src/backend/cuda/rows.rs numbers them the same way.
-enum Activation { RELU, RELU_SQUARED, SILU, GELU_ERF, GELU_TANH, QUICK_GELU };
+enum Activation { RELU, RELU_SQUARED, SILU, GELU_ERF, GELU_TANH, QUICK_GELU, XIELU };
 
 // Compilers for GPUs contract a product and the sum behind it to one fused multiply-add where they see both, and what
 // they see depends on the kernel that a function is inlined into. Where that could happen, the rounding is written down

@@ -218,6 +218,7 @@ type Published = (&'static str, u64, usize, usize, usize, usize, usize, usize, u
 #[test]
 fn published_configs_resolve_to_the_known_sizes() {
     // The numbers of parameters are those the model cards state.
+    const UNLIMITED: usize = usize::MAX;
     const MODELS: &[Published] = &[
         ("gpt2", 124_439_808, 768, 12, 12, 12, 64, 3072, 50257, 1024, true),
         ("pythia-70m", 70_426_624, 512, 6, 8, 8, 64, 2048, 50304, 2048, false),
@@ -233,13 +234,44 @@ fn published_configs_resolve_to_the_known_sizes() {
         ("Mistral-7B-v0.1", 7_241_732_096, 4096, 32, 32, 8, 128, 14336, 32000, 32768, false),
         ("Mistral-7B-v0.3", 7_248_023_552, 4096, 32, 32, 8, 128, 14336, 32768, 32768, false),
         ("SmolLM3-3B", 3_075_098_624, 2048, 36, 16, 4, 128, 11008, 128256, 65536, true),
+        ("gemma-2b", 2_506_172_416, 2048, 18, 8, 1, 256, 16384, 256000, 8192, true),
+        ("gemma-2-2b", 2_614_341_888, 2304, 26, 8, 4, 256, 9216, 256000, 8192, true),
+        ("gemma-3-1b-it", 999_885_952, 1152, 26, 4, 1, 256, 6912, 262144, 32768, true),
+        ("vaultgemma-1b", 1_038_741_120, 1152, 26, 4, 4, 256, 6912, 256000, 1024, true),
+        ("OLMo-1B-hf", 1_176_764_416, 2048, 16, 16, 16, 128, 8192, 50304, 2048, true),
+        ("OLMo-2-1124-7B", 7_298_617_344, 4096, 32, 32, 32, 128, 11008, 100352, 4096, false),
+        ("Olmo-3-1025-7B", 7_298_011_136, 4096, 32, 32, 32, 128, 11008, 100278, 65536, false),
+        ("phi-1_5", 1_418_270_720, 2048, 24, 32, 32, 64, 8192, 51200, 2048, false),
+        ("phi-2", 2_779_683_840, 2560, 32, 32, 32, 80, 10240, 51200, 2048, false),
+        ("Phi-3-mini-4k-instruct", 3_821_079_552, 3072, 32, 32, 32, 96, 8192, 32064, 4096, false),
+        ("glm-4-9b-hf", 9_399_951_360, 4096, 40, 32, 2, 128, 13696, 151552, 8192, false),
+        ("GLM-4-9B-0414", 9_400_279_040, 4096, 40, 32, 2, 128, 13696, 151552, 32768, false),
+        ("Minitron-4B-Base", 4_190_509_056, 3072, 32, 24, 8, 128, 9216, 256000, 4096, false),
+        // The files hold the unembedding a second time, which makes it 7,217,189,760.
+        ("falcon-7b", 6_921_720_704, 4544, 32, 71, 1, 64, 18176, 65024, 2048, true),
+        ("opt-125m", 125_239_296, 768, 12, 12, 12, 64, 3072, 50272, 2048, true),
+        ("opt-350m", 331_196_416, 1024, 24, 16, 16, 64, 4096, 50272, 2048, true),
+        ("gpt-j-6b", 6_050_882_784, 4096, 28, 16, 16, 256, 16384, 50400, 2048, false),
+        ("gpt-neo-125m", 125_198_592, 768, 12, 12, 12, 64, 3072, 50257, 2048, true),
+        ("bloom-560m", 559_214_592, 1024, 24, 16, 16, 64, 4096, 250880, UNLIMITED, true),
+        ("stablelm-2-1_6b", 1_644_515_328, 2048, 24, 32, 32, 64, 5632, 100352, 4096, false),
+        ("granite-3.1-2b-instruct", 2_533_531_648, 2048, 40, 32, 8, 64, 8192, 49155, 131072, true),
+        ("c4ai-command-r-v01", 34_980_831_232, 8192, 40, 64, 64, 128, 22528, 256000, 8192, true),
+        ("c4ai-command-r7b-12-2024", 8_028_033_024, 4096, 32, 32, 8, 128, 14336, 256000, 8192, true),
+        ("starcoder2-3b", 3_030_371_328, 3072, 30, 24, 2, 128, 12288, 49152, 16384, true),
+        ("starcoderbase-1b", 1_137_207_296, 2048, 24, 16, 1, 128, 8192, 49152, 8192, true),
+        ("mpt-7b", 6_649_286_656, 4096, 32, 32, 32, 128, 16384, 50432, 2048, true),
+        ("EXAONE-4.0-1.2B", 1_279_391_488, 2048, 30, 32, 8, 64, 4096, 102400, 65536, true),
+        ("Seed-OSS-36B-Base", 36_151_104_512, 5120, 64, 80, 8, 128, 27648, 155136, 524288, false),
+        // Four numbers of an xIELU in each layer, of which the card counts the two that were trained.
+        ("Apertus-8B-2509", 8_053_338_176 + 2 * 32, 4096, 32, 32, 8, 128, 21504, 131072, 65536, false),
     ];
     for &(name, n_parameters, d_model, n_layers, n_heads, n_kv, d_head, d_mlp, d_vocab, n_ctx, tied) in MODELS {
         let resolved = published(name);
         let spec = &resolved.spec;
         assert_eq!(resolved.n_parameters, n_parameters, "{name}");
         assert_eq!((spec.d_model, spec.n_layers(), spec.d_vocab), (d_model, n_layers, d_vocab), "{name}");
-        assert_eq!((spec.n_ctx, spec.unembed.tied), (Some(n_ctx), tied), "{name}");
+        assert_eq!((spec.n_ctx.unwrap_or(UNLIMITED), spec.unembed.tied), (n_ctx, tied), "{name}");
         for l in 0..n_layers {
             let attn = spec.attn(l).unwrap();
             assert_eq!((attn.n_heads, attn.n_kv_heads, attn.d_qk, attn.d_v), (n_heads, n_kv, d_head, d_head), "{name}");
@@ -265,6 +297,24 @@ fn published_configs_have_their_special_knobs() {
     assert!((slowest("Llama-3.1-8B") * 8.0 / unscaled(5e5, 128.0) - 1.0).abs() < 1e-6);
     assert!((slowest("SmolLM2-135M") / unscaled(1e5, 64.0) - 1.0).abs() < 1e-6);
     assert!((slowest("Llama-2-7b-hf") / unscaled(1e4, 128.0) - 1.0).abs() < 1e-6, "class default");
+    assert_eq!([eps("glm-4-9b-hf"), eps("GLM-4-9B-0414")], [1.5625e-7, 1e-5]);
+    assert_eq!(
+        [act("gemma-2b"), act("Minitron-4B-Base"), act("bloom-560m")],
+        [Act::GeluTanh, Act::Relu2, Act::GeluTanh]
+    );
+    assert_eq!([window("Phi-3-mini-4k-instruct"), window("EXAONE-4.0-1.2B")], [Some(2047), None]);
+    let full = |name| (0..8).filter(|&l| published(name).spec.attn(l).unwrap().window.is_none()).collect::<Vec<_>>();
+    assert_eq!([full("gemma-2-2b"), full("gpt-neo-125m")], [[1, 3, 5, 7], [0, 2, 4, 6]]);
+    assert_eq!(
+        [full("Olmo-3-1025-7B"), full("c4ai-command-r7b-12-2024"), full("gemma-3-1b-it")],
+        [vec![3, 7], vec![3, 7], vec![5]]
+    );
+    assert_eq!([published("phi-2").spec.ropes[0].n_rot(), published("gpt-j-6b").spec.ropes[0].n_rot()], [32, 64]);
+    assert_eq!(published("opt-350m").spec.embed.projected, Some(512));
+    let falcon_40b = published("falcon-40b").spec;
+    assert_eq!((falcon_40b.attn(0).unwrap().n_kv_heads, falcon_40b.blocks[0].parallel), (8, true));
+    let granite = published("granite-3.1-2b-instruct").spec;
+    assert_eq!((granite.embed.scale, granite.unembed.scale, granite.blocks[0].resid_scale), (12.0, 0.125, 0.22));
     let smollm3 = published("SmolLM3-3B").spec;
     assert_eq!((0..36).filter(|&l| smollm3.attn(l).unwrap().rope.is_none()).count(), 9);
 }
@@ -329,8 +379,25 @@ fn old_names_of_rotary_types_are_understood() {
 
 #[test]
 fn unknown_model_type() {
-    refused("llama", json!({"model_type": "mamba"}), &["model_type", "\"mamba\"", "gpt2, gpt_neox, llama"]);
+    refused("llama", json!({"model_type": "gpt17"}), &["model_type", "\"gpt17\"", "gpt2, gpt_bigcode, gpt_neo"]);
     refused("llama", json!({"model_type": null}), &["model_type", "missing"]);
+}
+
+#[test]
+fn known_model_types_that_are_not_supported_say_what_is_missing() {
+    for (model_type, missing) in [
+        ("mixtral", "mixture-of-experts"),
+        ("qwen3_moe", "mixture-of-experts"),
+        ("deepseek_v3", "latent attention"),
+        ("qwen3_next", "DeltaNet"),
+        ("mamba", "Mamba"),
+        ("nemotron_h", "Mamba"),
+        ("gemma3n", "per-layer embeddings"),
+        ("gemma3", "text model alone"),
+        ("bert", "decoder-only"),
+    ] {
+        refused("llama", json!({"model_type": model_type}), &["model_type", model_type, missing, "supported"]);
+    }
 }
 
 #[test]

@@ -305,14 +305,14 @@ fn a_whole_sweep_has_nothing_to_report() {
     }
 }
 
-/// Every family, every site it has, every way of cutting it, both directions, every patch kind, through the kernels: the
-/// CPU's effects. Each family's tiny models share the combinations out among them.
+/// Every family, every site it has, both directions, every patch kind, through the kernels: the CPU's effects. Each
+/// family's tiny models share the combinations out among them, and the families the ways of cutting.
 #[test]
 fn every_family_gives_the_cpus_effects() {
     let families = fixture_families();
-    assert_eq!(families.len(), 7, "{:?}", families.keys());
-    for cases in families.values() {
-        for (i, (by, direction, patch)) in combinations().into_iter().enumerate() {
+    let combinations = combinations();
+    for (f, cases) in families.values().enumerate() {
+        for (i, (by, direction, patch)) in combinations.iter().copied().skip(6 * (f % 4)).take(6).enumerate() {
             let path = &cases[i % cases.len()];
             let files = patchwave::model::ModelFiles::open(path, &[]).expect("a model");
             let spec = Arc::new(files.spec.clone());

@@ -7,7 +7,7 @@
 pub mod cpu;
 pub mod cuda;
 
-use crate::model::spec::{Act, NormKind, NormWeight, RopeLayout};
+use crate::model::spec::{Act, AlibiAt, NormKind, NormWeight, RopeLayout};
 use std::ops::Range;
 
 /// What a device can fail with.
@@ -230,8 +230,8 @@ pub struct AttnParams<'a, B> {
     pub scale: f32,
     pub window: Option<usize>,
     pub softcap: Option<f32>,
-    /// One per head of the model.
-    pub alibi: Option<&'a [f32]>,
+    /// Slopes, one per head of the model, and how they are added.
+    pub alibi: Option<(&'a [f32], AlibiAt)>,
     /// `[n_heads]`
     pub sinks: Option<&'a B>,
 }
@@ -265,6 +265,15 @@ pub struct Unembedding<'a, B> {
     pub d_vocab: usize,
     pub scale: f32,
     pub softcap: Option<f32>,
+}
+
+/// The numbers of an [`Act::XIelu`], as its formula has them.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct XIelu {
+    pub alpha_p: f32,
+    pub alpha_n: f32,
+    pub beta: f32,
+    pub eps: f32,
 }
 
 /// Columns and rows of a packed weight that a GEMM uses.
@@ -413,8 +422,9 @@ pub trait Backend: Send + Sync {
     /// z `[q rows, heads * d_v]`.
     fn attention(&self, call: AttnCall<'_, Self::Buf>, z: ViewMut<'_, Self::Buf>);
 
-    /// Rows of `[gate | up]` (`[rows, 2 d_mlp]`): gate ← act(gate) · up. Ungated: rows `[rows, d_mlp]` ← act.
-    fn activation(&self, x: ViewMut<'_, Self::Buf>, act: Act, gated: bool);
+    /// Rows of `[gate | up]` (`[rows, 2 d_mlp]`): gate ← act(gate) · up. Ungated: rows `[rows, d_mlp]` ← act. `xielu` is read
+    /// by [`Act::XIelu`] alone.
+    fn activation(&self, x: ViewMut<'_, Self::Buf>, act: Act, xielu: XIelu, gated: bool);
 
     /// out row i = scale · table row `ids[i]`.
     fn embed(&self, table: View<'_, Self::Buf>, ids: &[u32], scale: f32, out: ViewMut<'_, Self::Buf>);

@@ -92,6 +92,7 @@ fn layer(spec: &ModelSpec, l: usize) -> String {
                     Act::GeluErf => "GELU",
                     Act::GeluTanh => "tanh-GELU",
                     Act::QuickGelu => "quick GELU",
+                    Act::XIelu => "xIELU",
                 };
                 format!("MLP {} {act}{}", m.d_mlp, if m.gated { " gated" } else { "" })
             }

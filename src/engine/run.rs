@@ -9,12 +9,12 @@ use super::rope::RopeTables;
 use super::segment::Segment;
 use super::weights::Model;
 use super::workspace::Workspace;
-use crate::backend::{Backend, BackendError, Combine, RowIndex, View, ViewMut};
+use crate::backend::{Backend, BackendError, Combine, Epilogue, RowIndex, View, ViewMut, WeightSlice};
 
 /// A finished run: what was kept, and the final hidden row of every prompt's last token.
 pub struct Run<B: Backend> {
     pub cache: Cache<B>,
-    /// After the final norm, `[n_prompts, d_model]`.
+    /// What the unembedding reads: after the final norm, `[n_prompts, d_embed]`.
     pub hidden: B::Buf,
 }
 
@@ -50,7 +50,7 @@ impl<B: Backend> Model<B> {
             .collect();
         let first = match start {
             None => {
-                self.embed(&prompts, &mut ws.x);
+                self.embed(&prompts, &mut ws.x)?;
                 0
             }
             Some((boundary, x)) => {
@@ -75,11 +75,21 @@ impl<B: Backend> Model<B> {
     }
 
     /// x `[rows, d_model]` of every token of every prompt.
-    fn embed(&self, prompts: &PromptRows, x: &mut B::Buf) {
+    fn embed(&self, prompts: &PromptRows, x: &mut B::Buf) -> Result<(), BackendError> {
         let (d, spec, n) = (self.spec.d_model, &self.spec, prompts.n_rows());
         let ids: Vec<u32> = prompts.ids.iter().flatten().copied().collect();
-        let table = View::packed(&self.embed, spec.d_vocab, d);
-        self.backend.embed(table, &ids, spec.embed.scale, ViewMut::packed(x, n, d));
+        let d_embed = spec.d_embed();
+        let table = View::packed(&self.embed, spec.d_vocab, d_embed);
+        match &self.proj_in {
+            None => self.backend.embed(table, &ids, spec.embed.scale, ViewMut::packed(x, n, d)),
+            Some(proj_in) => {
+                let mut narrow = self.backend.zeros(n * d_embed)?;
+                self.backend.embed(table, &ids, spec.embed.scale, ViewMut::packed(&mut narrow, n, d_embed));
+                let slice = WeightSlice { k: 0..d_embed, n: 0..d };
+                let x = ViewMut::packed(x, n, d);
+                self.backend.gemm(View::packed(&narrow, n, d_embed), proj_in, slice, Epilogue::none(), x);
+            }
+        }
         if let Some(norm) = &spec.embed.norm {
             self.backend.norm_in_place(ViewMut::packed(x, n, d), &self.norm(norm, 1));
         }
@@ -89,9 +99,10 @@ impl<B: Backend> Model<B> {
             let (table, x) = (View::packed(table, p.rows, d), ViewMut::packed(x, n, d));
             self.backend.copy_rows(table, RowIndex::List(&rows), x, RowIndex::All, Combine::Add, 1.0);
         }
+        Ok(())
     }
 
-    /// The final norm of every segment's last row, `[segments, d_model]`.
+    /// Every segment's last row, through the final norm and the projection that may follow, `[segments, d_embed]`.
     pub(crate) fn final_hidden(&self, segments: &[Segment], x: &B::Buf) -> Result<B::Buf, BackendError> {
         let (d, n) = (self.spec.d_model, segments.len());
         let mut end = 0;
@@ -106,6 +117,12 @@ impl<B: Backend> Model<B> {
         if let Some(norm) = &self.spec.final_norm {
             self.backend.norm_in_place(ViewMut::packed(&mut hidden, n, d), &self.norm(norm, 1));
         }
-        Ok(hidden)
+        let Some(proj_out) = &self.proj_out else { return Ok(hidden) };
+        let d_embed = self.spec.d_embed();
+        let mut narrow = self.backend.zeros(n * d_embed)?;
+        let slice = WeightSlice { k: 0..d, n: 0..d_embed };
+        let to = ViewMut::packed(&mut narrow, n, d_embed);
+        self.backend.gemm(View::packed(&hidden, n, d), proj_out, slice, Epilogue::none(), to);
+        Ok(narrow)
     }
 }

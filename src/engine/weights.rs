@@ -1,7 +1,7 @@
 //! A model's parameters on a device, fused into as few GEMMs as its sites allow.
 
-use crate::backend::{Backend, BackendError, Norm, Unembedding, View};
-use crate::model::spec::{AttnSpec, MlpSpec, NormScope, NormSpec, Op};
+use crate::backend::{Backend, BackendError, Norm, Unembedding, View, XIelu};
+use crate::model::spec::{Act, AttnSpec, MlpSpec, NormScope, NormSpec, Op, XIELU};
 use crate::model::{ModelSpec, Params};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +25,19 @@ pub enum SubWeights<B: Backend> {
         /// `[d_mlp, d_model]`
         down: B::Weight,
         down_bias: Option<B::Buf>,
+        /// Zeros unless the activation is xIELU.
+        xielu: XIelu,
     },
+}
+
+impl<B: Backend> SubWeights<B> {
+    /// The numbers of an MLP's activation.
+    pub fn xielu(&self) -> XIelu {
+        match self {
+            SubWeights::Mlp { xielu, .. } => *xielu,
+            SubWeights::Attn { .. } => XIelu::default(),
+        }
+    }
 }
 
 struct NormParams<B: Backend> {
@@ -37,8 +49,12 @@ struct NormParams<B: Backend> {
 pub struct Model<B: Backend> {
     pub spec: Arc<ModelSpec>,
     pub backend: B,
-    /// `[d_vocab, d_model]`
+    /// `[d_vocab, d_embed]`
     pub(super) embed: B::Buf,
+    /// `[d_embed, d_model]`, where the two differ
+    pub(super) proj_in: Option<B::Weight>,
+    /// `[d_model, d_embed]`
+    pub(super) proj_out: Option<B::Weight>,
     /// `[rows, d_model]`
     pub(super) positions: Option<B::Buf>,
     unembed: Option<B::Buf>,
@@ -66,6 +82,18 @@ impl QkvWidths {
     }
 }
 
+/// The formula's numbers from the stored ones (`XIELUActivation` of transformers' activations.py).
+fn read_xielu(params: &dyn Params, layer: usize) -> Result<XIelu, BackendError> {
+    let mut stored = [0.0f32; 4];
+    for (number, (name, _)) in stored.iter_mut().zip(XIELU) {
+        params.read(&format!("blocks.{layer}.mlp.act.{name}"), std::slice::from_mut(number))?;
+    }
+    let [alpha_p, alpha_n, beta, eps] = stored;
+    // ln(1 + exp(x)) that does not overflow
+    let softplus = |x: f32| x.max(0.0) + (-x.abs()).exp().ln_1p();
+    Ok(XIelu { alpha_p: softplus(alpha_p), alpha_n: beta + softplus(alpha_n), beta, eps })
+}
+
 /// Width of a row of the MLP's first GEMM.
 pub fn mlp_width(m: &MlpSpec) -> usize {
     if m.gated { 2 * m.d_mlp } else { m.d_mlp }
@@ -90,6 +118,13 @@ impl<B: Backend> Model<B> {
         };
         let optional = |name: &str| shapes.contains_key(name).then(|| tensor(name)).transpose();
         let embed = tensor("embed.weight")?;
+        let (d, d_embed) = (spec.d_model, spec.d_embed());
+        let projection = |name: &str, k: usize, n: usize| {
+            let pack = || backend.pack(k, &[n], &mut |_, out| params.read(name, out));
+            spec.embed.projected.is_some().then(pack).transpose()
+        };
+        let proj_in = projection("proj_in.weight", d_embed, d)?;
+        let proj_out = projection("proj_out.weight", d, d_embed)?;
         let positions = optional("pos.weight")?;
         let mut layers = Vec::with_capacity(spec.n_layers());
         for (l, block) in spec.blocks.iter().enumerate() {
@@ -125,7 +160,8 @@ impl<B: Backend> Model<B> {
                         let parts = if m.gated { vec![gate, up] } else { vec![up] };
                         let (up, up_bias) = fused(&parts, spec.d_model)?;
                         let (down, down_bias) = fused(&[("mlp.down", spec.d_model)], m.d_mlp)?;
-                        SubWeights::Mlp { up, up_bias, down, down_bias }
+                        let xielu = if m.act == Act::XIelu { read_xielu(params, l)? } else { XIelu::default() };
+                        SubWeights::Mlp { up, up_bias, down, down_bias, xielu }
                     }
                 });
             }
@@ -143,7 +179,18 @@ impl<B: Backend> Model<B> {
         }
         let unembed = optional("unembed.weight")?;
         let unembed_bias = optional("unembed.bias")?;
-        Ok(Model { embed, positions, unembed, unembed_bias, norms, layers, backend, spec: spec.clone() })
+        Ok(Model {
+            embed,
+            proj_in,
+            proj_out,
+            positions,
+            unembed,
+            unembed_bias,
+            norms,
+            layers,
+            backend,
+            spec: spec.clone(),
+        })
     }
 
     /// The norm with its parameters; `heads` slices per row where it works head by head.

@@ -43,20 +43,19 @@ impl Resolved {
         let mut parts: HashMap<String, usize> = HashMap::new();
         for p in self.spec.params() {
             let stored = self.stored(&p.name)?;
-            let error = |reason| ModelError::Tensor { name: stored.tensor.clone(), reason };
-            let Some(found) = index.get(&stored.tensor) else {
-                return Err(error(self.missing(&stored.tensor, index)));
-            };
             let expected = stored.shape(&p.shape);
-            if found.shape != expected {
-                let reason = format!("shape {:?} in the checkpoint, {expected:?} by config.json", found.shape);
-                return Err(error(reason));
+            for tensor in stored.tensors() {
+                let error = |reason| Err(ModelError::Tensor { name: tensor.clone(), reason });
+                let Some(found) = index.get(&tensor) else { return error(self.missing(&tensor, index)) };
+                if found.shape != expected {
+                    return error(format!("shape {:?} in the checkpoint, {expected:?} by config.json", found.shape));
+                }
+                *parts.entry(tensor).or_default() += 1;
             }
-            *parts.entry(stored.tensor.clone()).or_default() += 1;
             params.insert(p.name, Bound { stored, shape: p.shape, parts: 1 });
         }
         for bound in params.values_mut() {
-            bound.parts = parts[&bound.stored.tensor];
+            bound.parts = parts.get(&bound.stored.tensor).copied().unwrap_or(1);
         }
         self.nothing_left_over(index, &parts.keys().map(String::as_str).collect())?;
         Ok(BoundParams { checkpoint, params, fused: Mutex::new(None) })
@@ -116,8 +115,8 @@ fn is_buffer(name: &str) -> bool {
 
 impl BoundParams {
     /// Names of the tensors that hold parameters, each once.
-    pub fn tensors(&self) -> BTreeSet<&str> {
-        self.params.values().map(|b| b.stored.tensor.as_str()).collect()
+    pub fn tensors(&self) -> BTreeSet<String> {
+        self.params.values().flat_map(|b| b.stored.tensors()).collect()
     }
 
     fn kept(&self) -> MutexGuard<'_, Option<Fused>> {
@@ -148,7 +147,9 @@ impl Params for BoundParams {
             return error(format!("read into {} numbers, but it has {len}", out.len()));
         }
         if bound.stored.is_direct() {
-            return self.read_stored(&bound.stored.tensor, out);
+            let tensors = bound.stored.tensors();
+            let width = len / tensors.len().max(1);
+            return tensors.iter().zip(out.chunks_mut(width)).try_for_each(|(t, part)| self.read_stored(t, part));
         }
         // The lock is never held across parallel work: a waiting thread of the pool may take up another `read`.
         let tensor = &bound.stored.tensor;

@@ -171,6 +171,21 @@ impl Config {
         }
     }
 
+    /// A list with one table per layer. Call [`finish`](Self::finish) on each.
+    pub fn table_per_layer(&self, key: &str, n_layers: usize) -> Result<Option<Vec<Config>>, ModelError> {
+        let Some(items) = self.per_layer(key, n_layers)? else { return Ok(None) };
+        let table = |(i, item): (usize, &Value)| match item {
+            Value::Object(values) => Ok(Config {
+                values: values.clone(),
+                within: format!("{}{key}[{i}].", self.within),
+                read: RefCell::default(),
+                allowed: Rc::clone(&self.allowed),
+            }),
+            _ => Err(self.error(key, format!("entry {i} is not a table"))),
+        };
+        items.iter().enumerate().map(table).collect::<Result<_, _>>().map(Some)
+    }
+
     /// Every key must have been read, or be null, or inert at its value, or private (`_…`), or allowed by the user.
     ///
     /// # Errors

@@ -103,7 +103,7 @@ impl ModelFiles {
         let resolved = resolve(config, Some(checkpoint.tensors()), allow)?;
         let bound = Arc::new(resolved.bind(Arc::clone(&checkpoint))?);
         let mut stored_as: Vec<String> =
-            bound.tensors().iter().filter_map(|t| checkpoint.tensors().get(*t)).map(|t| t.dtype.clone()).collect();
+            bound.tensors().iter().filter_map(|t| checkpoint.tensors().get(t)).map(|t| t.dtype.clone()).collect();
         stored_as.sort();
         stored_as.dedup();
         let model = ModelFiles {
@@ -152,11 +152,11 @@ fn open_weights(folder: &Path) -> Result<(Arc<dyn Checkpoint>, Vec<PathBuf>), Mo
 }
 
 /// What is read must widen to float32; a checkpoint may hold other tensors that are not read.
-fn require_floats(checkpoint: &dyn Checkpoint, names: BTreeSet<&str>) -> Result<(), ModelError> {
+fn require_floats(checkpoint: &dyn Checkpoint, names: BTreeSet<String>) -> Result<(), ModelError> {
     for name in names {
-        let Some(info) = checkpoint.tensors().get(name) else { continue };
+        let Some(info) = checkpoint.tensors().get(&name) else { continue };
         if !FLOATS.iter().any(|f| f.to_string() == info.dtype) {
-            return Err(ModelError::Tensor { name: name.to_owned(), reason: not_a_float(&info.dtype) });
+            return Err(ModelError::Tensor { name, reason: not_a_float(&info.dtype) });
         }
     }
     Ok(())

@@ -58,11 +58,13 @@ impl Resolved {
 
     /// The tensors a checkpoint of this config consists of, under Hugging Face names, as if stored in float32.
     pub fn expected_tensors(&self) -> Result<Index, ModelError> {
-        let tensor = |p: Param| {
+        let tensors = |p: Param| -> Result<Vec<_>, ModelError> {
             let stored = self.stored(&p.name)?;
             let shape = stored.shape(&p.shape);
-            Ok((stored.tensor, TensorInfo { shape, dtype: "F32".into() }))
+            let info = TensorInfo { shape, dtype: "F32".into() };
+            Ok(stored.tensors().into_iter().map(|name| (name, info.clone())).collect())
         };
-        self.spec.params().into_iter().map(tensor).collect()
+        let each: Vec<Vec<_>> = self.spec.params().into_iter().map(tensors).collect::<Result<_, _>>()?;
+        Ok(each.into_iter().flatten().collect())
     }
 }

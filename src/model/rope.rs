@@ -14,16 +14,30 @@ use std::f64::consts::PI;
 /// What a family's config class assumes where `config.json` is silent.
 #[derive(Debug, Clone, Copy)]
 pub struct RopeDefaults {
+    /// Keys of the table that the family reads itself.
+    pub own_keys: &'static [&'static str],
     pub theta: f64,
     /// The share of a head's dimensions that rotates.
     pub fraction: f64,
+    /// Rotated dimensions where a key of the family's own says how many, instead of a share.
+    pub n_rot: Option<usize>,
+    /// What scalings take for the original length where no key says it; `None`: `max_position_embeddings`.
+    pub original: Option<usize>,
     pub max_positions: usize,
     pub layout: RopeLayout,
 }
 
 impl Default for RopeDefaults {
     fn default() -> Self {
-        RopeDefaults { theta: 10_000.0, fraction: 1.0, max_positions: 2048, layout: RopeLayout::HalfSplit }
+        RopeDefaults {
+            own_keys: &[],
+            theta: 10_000.0,
+            fraction: 1.0,
+            n_rot: None,
+            original: None,
+            max_positions: 2048,
+            layout: RopeLayout::HalfSplit,
+        }
     }
 }
 
@@ -42,7 +56,7 @@ pub struct Rope {
 /// [`ModelError::Config`] for an unknown type (by name), an unknown key, a missing or impossible number, and for two
 /// spellings that contradict each other.
 pub fn resolve(cfg: &Config, d_head: usize, defaults: RopeDefaults) -> Result<Rope, ModelError> {
-    let max_positions = cfg.size(&["max_position_embeddings"], MAX_POSITIONS)?.unwrap_or(defaults.max_positions);
+    let max_positions = cfg.size(LENGTH, MAX_POSITIONS)?.unwrap_or(defaults.max_positions);
     let original = cfg.size(&["original_max_position_embeddings"], MAX_POSITIONS)?;
     let theta = cfg.positive(&["rope_theta", "rotary_emb_base"])?;
     let fraction = cfg.positive(&["partial_rotary_factor", "rotary_pct"])?;
@@ -55,25 +69,74 @@ pub fn resolve(cfg: &Config, d_head: usize, defaults: RopeDefaults) -> Result<Ro
     let theta = agree(cfg, "rope_theta", theta, key, inner("rope_theta")?)?.unwrap_or(defaults.theta);
     let fraction = agree(cfg, "partial_rotary_factor", fraction, key, inner("partial_rotary_factor")?)?
         .unwrap_or(defaults.fraction);
+    let n_rot = match defaults.n_rot {
+        Some(n_rot) if n_rot == 0 || n_rot % 2 != 0 || n_rot > d_head => {
+            return Err(cfg.error("rotary_dim", format!("is not an even, positive number of the {d_head} dimensions")));
+        }
+        Some(n_rot) => n_rot,
+        None => rotated(cfg, d_head, fraction)?,
+    };
+    let base = Base { theta, n_rot, max_positions, original: original.or(defaults.original) };
+    base.checked(cfg, key, table.as_ref(), defaults)
+}
 
+const LENGTH: &[&str] = &["max_position_embeddings", "n_positions"];
+
+/// What models with one table for full layers and another for sliding ones assume.
+#[derive(Debug, Clone, Copy)]
+pub struct TwoRopes {
+    pub full: RopeDefaults,
+    pub sliding_theta: f64,
+    /// The key of transformers 4 for the base of the sliding layers; without it they have that of the full ones.
+    pub sliding_key: Option<&'static str>,
+}
+
+impl TwoRopes {
+    /// The table of the full layers, then that of the sliding ones: `rope_theta` and `rope_scaling`, which is for full
+    /// layers alone, of transformers 4, or `rope_parameters` with a table for each kind of layer of transformers 5.
+    ///
+    /// # Errors
+    /// As [`resolve`], and for `rope_parameters` that is one table for all layers.
+    pub fn resolve(self, cfg: &Config, d_head: usize) -> Result<[Rope; 2], ModelError> {
+        let TwoRopes { full, sliding_theta, sliding_key } = self;
+        let max_positions = cfg.size(LENGTH, MAX_POSITIONS)?.unwrap_or(full.max_positions);
+        let outer = cfg.positive(&["rope_theta"])?;
+        let outer_sliding = match sliding_key {
+            Some(key) => cfg.positive(&[key])?,
+            None => outer,
+        };
+        let both = cfg.table("rope_parameters")?;
+        let scaling = cfg.table("rope_scaling")?;
+        if let (Some(_), Some(_)) = (&both, &scaling) {
+            return Err(cfg.error("rope_scaling", "rope_parameters says it, too"));
+        }
+        let kind = |name: &str| match &both {
+            Some(tables) if !tables.contains(name) => Err(tables.error(name, "the table is missing")),
+            Some(tables) => tables.table(name),
+            None => Ok(None),
+        };
+        let (of_full, of_sliding) = (kind("full_attention")?, kind("sliding_attention")?);
+        if let Some(tables) = &both {
+            tables.finish(&[])?;
+        }
+        let one = |table: Option<Config>, outer: Option<f64>, theta: f64| {
+            let inner = table.as_ref().map_or(Ok(None), |t| t.positive(&["rope_theta"]))?;
+            let theta = agree(cfg, "rope_theta", outer, "rope_parameters", inner)?.unwrap_or(theta);
+            let base = Base { theta, n_rot: rotated(cfg, d_head, full.fraction)?, max_positions, original: None };
+            base.checked(cfg, "rope_parameters", table.as_ref(), full)
+        };
+        Ok([one(of_full.or(scaling), outer, full.theta)?, one(of_sliding, outer_sliding, sliding_theta)?])
+    }
+}
+
+/// Dimensions of a head that rotate.
+fn rotated(cfg: &Config, d_head: usize, fraction: f64) -> Result<usize, ModelError> {
     let n_rot = if fraction <= 1.0 { (d_head as f64 * fraction) as usize } else { 0 };
     if n_rot == 0 || n_rot % 2 != 0 {
         let reason = format!("{fraction} of heads of width {d_head} is not an even, positive number of dimensions");
         return Err(cfg.error("partial_rotary_factor", reason));
     }
-    let base = Base { theta, n_rot, max_positions, original };
-    let rope = match &table {
-        None => base.plain(defaults.layout),
-        Some(table) => {
-            let rope = base.scaled(table, defaults.layout)?;
-            table.finish(&[inert::ROPE])?;
-            rope
-        }
-    };
-    match rope.spec.inv_freq.iter().all(|f| f.is_finite()) && rope.spec.amplitude.is_finite() {
-        true => Ok(rope),
-        false => Err(cfg.error(key, "the rotary frequencies are not finite")),
-    }
+    Ok(n_rot)
 }
 
 /// One number that may stand outside and inside the table.
@@ -99,6 +162,29 @@ struct Base {
 }
 
 impl Base {
+    /// Plain, or scaled as `table` (under `key`) says; every key of it is known and every frequency finite.
+    fn checked(
+        &self,
+        cfg: &Config,
+        key: &str,
+        table: Option<&Config>,
+        defaults: RopeDefaults,
+    ) -> Result<Rope, ModelError> {
+        let rope = match table {
+            None => self.plain(defaults.layout),
+            Some(table) => {
+                let rope = self.scaled(table, defaults.layout)?;
+                defaults.own_keys.iter().for_each(|key| _ = table.get(key));
+                table.finish(&[inert::ROPE])?;
+                rope
+            }
+        };
+        match rope.spec.inv_freq.iter().all(|f| f.is_finite()) && rope.spec.amplitude.is_finite() {
+            true => Ok(rope),
+            false => Err(cfg.error(key, "the rotary frequencies are not finite")),
+        }
+    }
+
     fn rope(&self, layout: RopeLayout, inv_freq: Vec<f32>, amplitude: f64, n_ctx: usize) -> Rope {
         Rope { spec: RopeSpec { inv_freq, amplitude: amplitude as f32, layout, by_length: None }, n_ctx }
     }

@@ -27,6 +27,9 @@ pub struct ModelSpec {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbedSpec {
+    /// Width of the token embedding where it is not d_model: `proj_in.weight` `[d_model, width]` follows the embedding and
+    /// `proj_out.weight` `[width, d_model]` the final norm (OPT-350m).
+    pub projected: Option<usize>,
     /// Multiplies the token embedding: √d_model in Gemma, `embedding_multiplier` in Granite, 1 elsewhere.
     pub scale: f32,
     pub positions: Option<LearnedPositions>,
@@ -174,8 +177,19 @@ pub struct QkvoBias {
 /// Linear position biases: scores += slope_h · j for key position j (Bloom, Falcon-RW, MPT).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alibi {
-    /// One per query head. Already divided by what the scale will multiply where the model adds them before scaling.
+    /// One per query head.
     pub slopes: Vec<f32>,
+    pub at: AlibiAt,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AlibiAt {
+    /// score = scale · q·k + slope · j
+    #[default]
+    AfterScale,
+    /// score = scale · (q·k + bf16(slope · j)): Falcon-RW, whose biases are rounded to bfloat16 whatever the weights are
+    /// (`build_alibi_tensor` of modeling_falcon.py).
+    BeforeScaleRounded,
 }
 
 /// down(act(gate(x)) ⊙ up(x)) when gated, down(act(up(x))) when not.
@@ -208,6 +222,10 @@ pub enum Act {
     GeluTanh,
     /// x·σ(1.702 x)
     QuickGelu,
+    /// α_p x² + β x for x > 0, α_n (exp(min(x, ε)) − 1 − x) + β x elsewhere (Apertus; arXiv 2411.13010). Each MLP has its own
+    /// `blocks.L.mlp.act.{alpha_p,alpha_n}` `[1]` and `.{beta,eps}` `[]`: α_p = softplus(alpha_p),
+    /// α_n = beta + softplus(alpha_n).
+    XIelu,
 }
 
 /// A rotary table: angle(position, i) = position · inv_freq[i]; cos and sin are multiplied by `amplitude`.
@@ -268,6 +286,11 @@ impl ModelSpec {
         self.blocks.len()
     }
 
+    /// Width of the token embedding, and of the rows that the unembedding reads.
+    pub fn d_embed(&self) -> usize {
+        self.embed.projected.unwrap_or(self.d_model)
+    }
+
     /// The attention of layer `layer`, if it has one.
     pub fn attn(&self, layer: usize) -> Option<&AttnSpec> {
         self.blocks[layer].subs.iter().find_map(|s| match &s.op {
@@ -286,13 +309,17 @@ impl ModelSpec {
 
     /// Every parameter the forward pass reads, once each, matrices as `[out, in]`:
     ///
-    /// `embed.weight`, `pos.weight`, `blocks.L.attn.{q,k,v,o}.{weight,bias}`, `blocks.L.attn.sinks`,
-    /// `blocks.L.mlp.{gate,up,down}.{weight,bias}`, `unembed.{weight,bias}`, and `.weight` and `.bias` of every norm
+    /// `embed.weight`, `proj_in.weight`, `proj_out.weight`, `pos.weight`, `blocks.L.attn.{q,k,v,o}.{weight,bias}`, `blocks.L.attn.sinks`,
+    /// `blocks.L.mlp.{gate,up,down}.{weight,bias}`, `blocks.L.mlp.act.*` of xIELU, `unembed.{weight,bias}`, and `.weight` and `.bias` of every norm
     /// under the norm's own `tensor` name. Empty products are impossible: resolvers refuse zero dimensions.
     pub fn params(&self) -> Vec<Param> {
         let mut list = ParamList::default();
-        let d = self.d_model;
-        list.add("embed.weight", &[self.d_vocab, d]);
+        let (d, d_embed) = (self.d_model, self.d_embed());
+        list.add("embed.weight", &[self.d_vocab, d_embed]);
+        if self.embed.projected.is_some() {
+            list.add("proj_in.weight", &[d, d_embed]);
+            list.add("proj_out.weight", &[d_embed, d]);
+        }
         if let Some(p) = &self.embed.positions {
             list.add("pos.weight", &[p.rows, d]);
         }
@@ -320,13 +347,18 @@ impl ModelSpec {
                         }
                         list.linear(&format!("blocks.{l}.mlp.up"), m.d_mlp, d, m.bias.up);
                         list.linear(&format!("blocks.{l}.mlp.down"), d, m.d_mlp, m.bias.down);
+                        if m.act == Act::XIelu {
+                            for (name, shape) in XIELU {
+                                list.add(&format!("blocks.{l}.mlp.act.{name}"), shape);
+                            }
+                        }
                     }
                 }
             }
         }
         list.norm(self.final_norm.as_ref(), 1, d);
         if !self.unembed.tied {
-            list.add("unembed.weight", &[self.d_vocab, d]);
+            list.add("unembed.weight", &[self.d_vocab, d_embed]);
         }
         if self.unembed.bias {
             list.add("unembed.bias", &[self.d_vocab]);
@@ -334,6 +366,9 @@ impl ModelSpec {
         list.params
     }
 }
+
+/// The numbers of an xIELU, by name and shape.
+pub const XIELU: [(&str, &[usize]); 4] = [("alpha_p", &[1]), ("alpha_n", &[1]), ("beta", &[]), ("eps", &[])];
 
 #[derive(Default)]
 struct ParamList {

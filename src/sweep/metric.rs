@@ -46,7 +46,7 @@ impl Metric {
 
     /// The metric of `n` rows of final hidden states; row i belongs to pair `pairs[i]` of `all`.
     ///
-    /// `clean` `[all, d_model]` are the clean run's hidden rows, which only `kl` reads.
+    /// `clean` `[all, d_embed]` are the clean run's hidden rows, which only `kl` reads.
     pub fn evaluate<B: Backend>(
         self,
         model: &Model<B>,
@@ -55,7 +55,7 @@ impl Metric {
         hidden: &B::Buf,
         clean: Option<&B::Buf>,
     ) -> Vec<f32> {
-        let (d, n, unembedding) = (model.spec.d_model, pairs.len(), model.unembedding());
+        let (d, n, unembedding) = (model.spec.d_embed(), pairs.len(), model.unembedding());
         let h = View::packed(hidden, n, d);
         if self == Metric::Kl {
             let clean = View::packed(clean.expect("kl needs the clean run's rows"), all.len(), d);

@@ -465,7 +465,7 @@ pub fn prefers_answer<B: Backend>(model: &Model<B>, pairs: &[Pair]) -> Result<Ve
 }
 
 pub(crate) fn prefers<B: Backend>(model: &Model<B>, pairs: &[&Pair], clean_hidden: &B::Buf) -> Vec<bool> {
-    let (h, unembedding) = (View::packed(clean_hidden, pairs.len(), model.spec.d_model), model.unembedding());
+    let (h, unembedding) = (View::packed(clean_hidden, pairs.len(), model.spec.d_embed()), model.unembedding());
     let prefers = |(i, pair): (usize, &&Pair)| {
         let row = h.range(i..i + 1);
         if pair.answers.is_empty() {

@@ -4,6 +4,7 @@ use crate::support::*;
 use patchwave::backend::cuda::Precision;
 use patchwave::backend::cuda::emulated::Emulated;
 use patchwave::backend::{AttnCall, AttnOverride, AttnOverrideKind, AttnParams, AttnSegment, Backend, View, ViewMut};
+use patchwave::model::spec::AlibiAt;
 
 /// One layer, its inputs, and what is asked of it.
 struct Case {
@@ -15,7 +16,7 @@ struct Case {
     heads: usize,
     window: Option<usize>,
     softcap: Option<f32>,
-    alibi: Option<Vec<f32>>,
+    alibi: Option<(Vec<f32>, AlibiAt)>,
     sinks: Option<Vec<f32>>,
     segments: Vec<AttnSegment>,
     overrides: Vec<AttnOverride>,
@@ -117,7 +118,7 @@ impl Case {
                 scale: self.scale(),
                 window: self.window,
                 softcap: self.softcap,
-                alibi: self.alibi.as_deref(),
+                alibi: self.alibi.as_ref().map(|(slopes, at)| (slopes.as_slice(), *at)),
                 sinks: sinks.as_ref(),
             },
             heads: self.heads,
@@ -193,8 +194,14 @@ impl Case {
                                     let q = &q[((s.q_row + i) * self.heads + j) * self.d_qk..][..self.d_qk];
                                     let k = row(&self.k, &self.prefix_k, self.d_qk, key);
                                     let mut x = q.iter().zip(k).map(|(q, k)| *q as f64 * k).sum::<f64>();
-                                    x *= self.scale() as f64;
-                                    x += self.alibi.as_ref().map_or(0.0, |a| a[head] as f64 * key as f64);
+                                    let bias = |a: &[f32]| a[head] * key as f32;
+                                    x = match &self.alibi {
+                                        None => x * self.scale() as f64,
+                                        Some((a, AlibiAt::AfterScale)) => x * self.scale() as f64 + bias(a) as f64,
+                                        Some((a, AlibiAt::BeforeScaleRounded)) => {
+                                            (x + half::bf16::from_f32(bias(a)).to_f64()) * self.scale() as f64
+                                        }
+                                    };
                                     x = self.softcap.map_or(x, |c| c as f64 * (x / c as f64).tanh());
                                     if found.is_some() { factor * x + replaced(key) } else { x }
                                 }
@@ -251,9 +258,12 @@ fn grouped_queries_share_keys_and_values_have_their_own_width() {
 fn every_option_at_once() {
     let mut c = case(3, (4, 2, 6, 33), &[(0, 9), (5, 40)]);
     (c.window, c.softcap) = (Some(4), Some(1.5));
-    c.alibi = Some(vec![0.5, 0.25, 0.125, 0.0625]);
+    let slopes = vec![0.7, 0.5, 0.13, 0.0626];
+    c.alibi = Some((slopes.clone(), AlibiAt::AfterScale));
     c.sinks = Some(random(30, 4));
     c.agrees("window, softcap, alibi, sinks");
+    c.alibi = Some((slopes, AlibiAt::BeforeScaleRounded));
+    c.agrees("the same, alibi before the scale");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use patchwave::backend::cuda::Precision;
-use patchwave::backend::{Backend, Norm, RopeTable};
+use patchwave::backend::{Backend, Norm, RopeTable, XIelu};
 use patchwave::model::spec::{Act, NormKind, NormWeight, RopeLayout};
 
 const ROWS: usize = 11;
@@ -125,7 +125,8 @@ fn erf(x: f64) -> f64 {
 #[test]
 fn activations_gated_and_not() {
     let width = 45;
-    for act in [Act::Relu, Act::Relu2, Act::Silu, Act::GeluErf, Act::GeluTanh, Act::QuickGelu] {
+    let xielu = XIelu { alpha_p: 0.7, alpha_n: 1.1, beta: 0.4, eps: -0.2 };
+    for act in [Act::Relu, Act::Relu2, Act::Silu, Act::GeluErf, Act::GeluTanh, Act::QuickGelu, Act::XIelu] {
         let f = |x: f64| {
             let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
             match act {
@@ -137,6 +138,8 @@ fn activations_gated_and_not() {
                     0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
                 }
                 Act::QuickGelu => x * sigmoid(1.702 * x),
+                Act::XIelu if x > 0.0 => 0.7f32 as f64 * x * x + 0.4f32 as f64 * x,
+                Act::XIelu => 1.1f32 as f64 * (x.min(-0.2f32 as f64).exp_m1() - x) + 0.4f32 as f64 * x,
             }
         };
         for gated in [false, true] {
@@ -150,7 +153,7 @@ fn activations_gated_and_not() {
             }
             let got = everywhere(Precision::Ffma, |gpu| {
                 let mut x = Askew::new(gpu, &x, ROWS, cols);
-                gpu.activation(x.view_mut(), act, gated);
+                gpu.activation(x.view_mut(), act, xielu, gated);
                 x.read(gpu)
             });
             assert_close(&got, &want, 3e-7, &format!("{act:?} gated {gated}"));

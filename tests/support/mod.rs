@@ -73,8 +73,9 @@ impl Params for RandomParams {
 }
 
 fn norm(rng: &mut Rng, tensor: String, kind: NormKind, scope: NormScope) -> NormSpec {
-    let weight = rng.pick(&[NormWeight::Scale, NormWeight::OnePlusScale]);
-    NormSpec { kind, eps: 1e-5, weight, bias: kind == NormKind::LayerNorm && rng.chance(70), scope, tensor }
+    let weight = rng.pick(&[NormWeight::Scale, NormWeight::Scale, NormWeight::OnePlusScale, NormWeight::None]);
+    let bias = kind == NormKind::LayerNorm && weight != NormWeight::None && rng.chance(70);
+    NormSpec { kind, eps: 1e-5, weight, bias, scope, tensor }
 }
 
 /// A model with any combination of knobs.
@@ -100,16 +101,17 @@ pub fn random_spec(seed: u64) -> ModelSpec {
     };
     let layout = rng.pick(&[RopeLayout::HalfSplit, RopeLayout::Interleaved]);
     let rope = RopeSpec { inv_freq: vec![1.0, 0.1], amplitude: rng.pick(&[1.0, 1.2]), layout, by_length };
+    let other_rope = RopeSpec { inv_freq: vec![0.3, 0.05], by_length: None, ..rope.clone() };
     let qk_scope = rng.pick(&[NormScope::Full, NormScope::PerHead, NormScope::PerHeadDistinct]);
     let qk_norm = rng.chance(50);
     let qk_norm_at = rng.pick(&[QkNormAt::BeforeRope, QkNormAt::AfterRope]);
     let (bias, mlp_bias) = (rng.chance(50), rng.chance(50));
     let resid_scale = rng.pick(&[1.0, 1.0, 0.4]);
     let gated = rng.chance(60);
-    let act = rng.pick(&[Act::Silu, Act::GeluErf, Act::GeluTanh, Act::Relu, Act::Relu2, Act::QuickGelu]);
+    let act = rng.pick(&[Act::Silu, Act::GeluErf, Act::GeluTanh, Act::Relu, Act::Relu2, Act::QuickGelu, Act::XIelu]);
     let clip = rng.chance(20).then_some(0.8);
     let (softcap, sinks) = (rng.chance(20).then_some(2.0), rng.chance(20));
-    let alibi = rng.chance(20);
+    let alibi = rng.chance(20).then(|| rng.pick(&[AlibiAt::AfterScale, AlibiAt::BeforeScaleRounded]));
     let q_temperature = rng.chance(20).then_some(QTemperature { beta: 0.1, original: 3 });
     let mut blocks = Vec::new();
     for l in 0..n_layers {
@@ -124,8 +126,8 @@ pub fn random_spec(seed: u64) -> ModelSpec {
             d_qk,
             d_v,
             scale: 1.0 / (d_qk as f32).sqrt(),
-            rope: (!learned && !rng.chance(20)).then_some(0),
-            alibi: alibi.then(|| Alibi { slopes: (0..n_heads).map(|h| 0.5f32.powi(h as i32 + 1)).collect() }),
+            rope: (!learned && !rng.chance(20)).then(|| rng.below(2)),
+            alibi: alibi.map(|at| Alibi { slopes: (0..n_heads).map(|h| 0.7f32.powi(h as i32 + 1)).collect(), at }),
             window: rng.chance(40).then_some(3 + rng.below(3)),
             softcap,
             sinks,
@@ -154,6 +156,9 @@ pub fn random_spec(seed: u64) -> ModelSpec {
         ];
         if !parallel && l > 0 && rng.chance(10) {
             subs.remove(rng.below(2)); // a layer without attention, or without an MLP
+            if rng.chance(30) {
+                subs.clear(); // or without either
+            }
         }
         blocks.push(BlockSpec { subs, parallel, resid_scale });
     }
@@ -163,11 +168,12 @@ pub fn random_spec(seed: u64) -> ModelSpec {
         d_vocab: 37,
         n_ctx: Some(32),
         embed: EmbedSpec {
+            projected: rng.chance(20).then_some(10),
             scale: rng.pick(&[1.0, 4.0]),
             positions: learned.then_some(LearnedPositions { rows: 34, offset: 2 }),
-            norm: None,
+            norm: rng.chance(20).then(|| norm(&mut rng, "embed_norm".into(), kind, NormScope::Full)),
         },
-        ropes: vec![rope],
+        ropes: vec![rope, other_rope],
         blocks,
         final_norm: (!resid).then(|| norm(&mut rng, "ln_final".into(), kind, NormScope::Full)),
         unembed: UnembedSpec {
@@ -266,7 +272,7 @@ pub fn bits(x: &[f32]) -> Vec<u32> {
 pub fn largest_logit(model: &Model<Cpu>, pairs: &[Pair]) -> f32 {
     let prompts = pairs.iter().flat_map(|p| [p.clean.clone(), p.corrupted.clone()]).collect();
     let run = model.run(PromptRows::new(prompts), &Keep::default(), &[]).expect("it runs");
-    let h = View::packed(&run.hidden, 2 * pairs.len(), model.spec.d_model);
+    let h = View::packed(&run.hidden, 2 * pairs.len(), model.spec.d_embed());
     model.backend.logits(h, &model.unembedding()).iter().fold(0.0, |a, b| a.max(b.abs()))
 }
 

@@ -6,6 +6,7 @@
 use super::rows::row;
 use super::simd;
 use crate::backend::{AttnCall, AttnOverride, AttnOverrideKind, AttnSegment, View, ViewMut};
+use crate::model::spec::AlibiAt;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -198,7 +199,7 @@ fn gather<'a>(
     rows
 }
 
-/// scores_j = softcap(scale · q·k_j + slope · j) for the keys from position `from` on.
+/// scores_j = softcap(scale · q·k_j + slope · j), or the slopes before the scale, for the keys from position `from` on.
 #[inline(always)]
 fn score<S: Simd>(
     simd: S,
@@ -210,12 +211,21 @@ fn score<S: Simd>(
     scores: &mut [f32],
 ) {
     for (s, k) in scores.iter_mut().zip(keys) {
-        *s = simd::dot(simd, q, k) * p.scale;
+        *s = simd::dot(simd, q, k);
     }
-    if let Some(slopes) = p.alibi {
-        for (j, s) in scores.iter_mut().enumerate() {
-            *s += slopes[head] * (from + j) as f32;
+    let bias = |slopes: &[f32], j: usize| slopes[head] * (from + j) as f32;
+    match p.alibi {
+        Some((slopes, AlibiAt::BeforeScaleRounded)) => {
+            for (j, s) in scores.iter_mut().enumerate() {
+                *s = (*s + half::bf16::from_f32(bias(slopes, j)).to_f32()) * p.scale;
+            }
         }
+        Some((slopes, AlibiAt::AfterScale)) => {
+            for (j, s) in scores.iter_mut().enumerate() {
+                *s = *s * p.scale + bias(slopes, j);
+            }
+        }
+        None => scores.iter_mut().for_each(|s| *s *= p.scale),
     }
     if let Some(cap) = p.softcap {
         for s in scores.iter_mut() {

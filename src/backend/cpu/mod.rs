@@ -120,8 +120,8 @@ impl Backend for Cpu {
         attention::attention(call, z);
     }
 
-    fn activation(&self, x: ViewMut<'_, Vec<f32>>, act: Act, gated: bool) {
-        rows::activation(x, act, gated);
+    fn activation(&self, x: ViewMut<'_, Vec<f32>>, act: Act, xielu: XIelu, gated: bool) {
+        rows::activation(x, act, xielu, gated);
     }
 
     fn embed(&self, table: View<'_, Vec<f32>>, ids: &[u32], scale: f32, out: ViewMut<'_, Vec<f32>>) {

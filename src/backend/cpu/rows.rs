@@ -1,7 +1,9 @@
 //! Operations that treat each row on its own: norms, rope, activations, copies, patches.
 
 use super::simd;
-use crate::backend::{Combine, Epilogue, Norm, PatchEntry, PatchSource, RopeTable, RowIndex, Then, View, ViewMut};
+use crate::backend::{
+    Combine, Epilogue, Norm, PatchEntry, PatchSource, RopeTable, RowIndex, Then, View, ViewMut, XIelu,
+};
 use crate::model::spec::{Act, NormKind, NormWeight, RopeLayout};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -133,7 +135,7 @@ pub fn rope(x: ViewMut<'_, Buf>, heads: usize, table: &RopeTable<Buf>, index: &[
 }
 
 #[inline(always)]
-fn act_of(act: Act, x: f32) -> f32 {
+fn act_of(act: Act, xielu: XIelu, x: f32) -> f32 {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     match act {
         Act::Relu => x.max(0.0),
@@ -143,29 +145,31 @@ fn act_of(act: Act, x: f32) -> f32 {
         // x/2 · (1 + tanh(u)) = x · σ(2u)
         Act::GeluTanh => x * simd::sigmoid(2.0 * SQRT_2_OVER_PI * (x + 0.044715 * x * x * x)),
         Act::GeluErf => 0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2)),
+        Act::XIelu if x > 0.0 => xielu.alpha_p * x * x + xielu.beta * x,
+        Act::XIelu => xielu.alpha_n * (x.min(xielu.eps).exp_m1() - x) + xielu.beta * x,
     }
 }
 
-pub fn activation(x: ViewMut<'_, Buf>, act: Act, gated: bool) {
+pub fn activation(x: ViewMut<'_, Buf>, act: Act, xielu: XIelu, gated: bool) {
     let arch = Arch::new();
-    for_each_row(x, |_, x| activate(arch, x, act, gated));
+    for_each_row(x, |_, x| activate(arch, x, act, xielu, gated));
 }
 
 /// One row of [`activation`].
-fn activate(arch: Arch, x: &mut [f32], act: Act, gated: bool) {
+fn activate(arch: Arch, x: &mut [f32], act: Act, xielu: XIelu, gated: bool) {
     let (gate, up) = if gated { x.split_at_mut(x.len() / 2) } else { (x, &mut [][..]) };
     // One loop per activation, so that each is compiled on its own and becomes vectors.
     macro_rules! each {
         ($($act:ident),*) => {
             match act {
                 $(Act::$act => arch.dispatch(|| {
-                    gate.iter_mut().for_each(|g| *g = act_of(Act::$act, *g));
+                    gate.iter_mut().for_each(|g| *g = act_of(Act::$act, xielu, *g));
                     gate.iter_mut().zip(up.iter()).for_each(|(g, u)| *g *= u);
                 }),)*
             }
         };
     }
-    each!(Relu, Relu2, Silu, QuickGelu, GeluTanh, GeluErf);
+    each!(Relu, Relu2, Silu, QuickGelu, GeluTanh, GeluErf, XIelu);
 }
 
 /// What follows a product, row by row, so that a row is still in the cache when it is activated or added.
@@ -184,7 +188,7 @@ pub fn epilogue(epilogue: Epilogue<'_, Buf>, out: ViewMut<'_, Buf>) {
             let gated = matches!(epilogue.then, Then::Gate(_));
             for_each_row(out, |_, y| {
                 add_bias(y);
-                activate(arch, y, act, gated);
+                activate(arch, y, act, XIelu::default(), gated);
             });
         }
         Then::AddTo { stream, scale } => {

@@ -4,6 +4,7 @@ use super::driver::{Arguments, DevicePtr, Driver, DriverError};
 use super::launch::{Stream, at, at_mut, at_option};
 use super::memory::Device;
 use crate::backend::{AttnCall, AttnOverrideKind, View, ViewMut};
+use crate::model::spec::AlibiAt;
 
 /// Warps of a block, keys of a tile, items of a block and floats of a tile, as in `attention.cu`.
 const WARPS: usize = 8;
@@ -69,7 +70,7 @@ struct Layer {
     scale: f32,
     window: i32,
     softcap: f32,
-    padding: i32,
+    alibi_rounded: i32,
     alibi: DevicePtr,
     sinks: DevicePtr,
 }
@@ -193,7 +194,7 @@ impl<D: Driver> Stream<D> {
                 capture_at: s.capture_at as i64,
             });
         }
-        let alibi = p.alibi.map(|slopes| self.list(slopes)).transpose()?;
+        let alibi = p.alibi.map(|(slopes, _)| self.list(slopes)).transpose()?;
         let layer = Layer {
             n_heads: int(p.n_heads)?,
             n_kv_heads: int(p.n_kv_heads)?,
@@ -202,7 +203,7 @@ impl<D: Driver> Stream<D> {
             scale: p.scale,
             window: int(p.window.unwrap_or(0))?,
             softcap: p.softcap.unwrap_or(0.0),
-            padding: 0,
+            alibi_rounded: p.alibi.is_some_and(|(_, at)| at == AlibiAt::BeforeScaleRounded).into(),
             alibi: at_option(alibi.as_ref()),
             sinks: at_option(p.sinks),
         };

@@ -6,7 +6,7 @@ use super::driver::{Arguments, DevicePtr, Driver, DriverError};
 use super::launch::{Stream, at, at_mut};
 use super::memory::Device;
 use super::rows::activation_number;
-use crate::backend::{BackendError, Epilogue, HeadRows, Then, View, ViewMut, WeightSlice};
+use crate::backend::{BackendError, Epilogue, HeadRows, Then, View, ViewMut, WeightSlice, XIelu};
 use crate::model::ModelError;
 
 /// How products are computed. Errors are the largest of |error| / (|A| · |B|) that `docs/kernels.md` lists.
@@ -168,7 +168,7 @@ impl<D: Driver> Stream<D> {
                 if w.precision != Precision::Ffma && !up.is_multiple_of(8) {
                     // Eight columns of the planes are loaded at a time; here those of gate and up lie askew.
                     self.gemm(x, w, slice, groups, Epilogue::bias(bias), out.reborrow())?;
-                    return self.activation(out, act, true);
+                    return self.activation(out, act, XIelu::default(), true);
                 }
                 (finish.activation, finish.up) = (activation_number(act), int(up)?);
                 out = out.columns(0..up);

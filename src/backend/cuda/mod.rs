@@ -150,8 +150,8 @@ impl<D: Driver> Backend for Cuda<D> {
         self.done(self.stream.attention(call, z));
     }
 
-    fn activation(&self, x: ViewMut<'_, Device<D>>, act: Act, gated: bool) {
-        self.done(self.stream.activation(x, act, gated));
+    fn activation(&self, x: ViewMut<'_, Device<D>>, act: Act, xielu: XIelu, gated: bool) {
+        self.done(self.stream.activation(x, act, xielu, gated));
     }
 
     fn embed(&self, table: View<'_, Device<D>>, ids: &[u32], scale: f32, out: ViewMut<'_, Device<D>>) {

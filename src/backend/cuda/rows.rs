@@ -3,7 +3,7 @@
 use super::driver::{Arguments, DevicePtr, Driver, DriverError};
 use super::launch::{Stream, at, at_mut, at_option, threads_for};
 use super::memory::Device;
-use crate::backend::{Combine, Norm, PatchEntry, PatchSource, RopeTable, RowIndex, View, ViewMut};
+use crate::backend::{Combine, Norm, PatchEntry, PatchSource, RopeTable, RowIndex, View, ViewMut, XIelu};
 use crate::model::spec::{Act, NormKind, NormWeight, RopeLayout};
 
 /// As `PatchEntry` of `patch.cu`.
@@ -27,6 +27,7 @@ pub(super) fn activation_number(act: Act) -> i32 {
         Act::GeluErf => 3,
         Act::GeluTanh => 4,
         Act::QuickGelu => 5,
+        Act::XIelu => 6,
     }
 }
 
@@ -162,14 +163,24 @@ impl<D: Driver> Stream<D> {
         Ok(())
     }
 
-    pub fn activation(&self, x: ViewMut<'_, Device<D>>, act: Act, gated: bool) -> Result<(), DriverError> {
+    pub fn activation(
+        &self,
+        x: ViewMut<'_, Device<D>>,
+        act: Act,
+        xielu: XIelu,
+        gated: bool,
+    ) -> Result<(), DriverError> {
         let width = if gated { x.cols / 2 } else { x.cols };
         let arguments = Arguments::new()
             .value(at_mut(&x))
             .int("a row of a matrix", x.stride)
             .int("the width of an MLP", width)
             .value::<i32>(activation_number(act))
-            .flag(gated);
+            .flag(gated)
+            .value(xielu.alpha_p)
+            .value(xielu.alpha_n)
+            .value(xielu.beta)
+            .value(xielu.eps);
         // SAFETY: the view lies inside its buffer.
         unsafe { self.launch(&self.kernels.activation_rows, (x.rows, 1), threads_for(width), 0, arguments) }
     }

@@ -341,7 +341,7 @@ pub(crate) fn attn_params<'a, Buf>(a: &'a AttnSpec, sinks: Option<&'a Buf>) -> A
         scale: a.scale,
         window: a.window,
         softcap: a.softcap,
-        alibi: a.alibi.as_ref().map(|a| a.slopes.as_slice()),
+        alibi: a.alibi.as_ref().map(|a| (a.slopes.as_slice(), a.at)),
         sinks,
     }
 }

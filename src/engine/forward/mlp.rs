@@ -8,7 +8,7 @@ use crate::engine::recorder::Recorder;
 use crate::engine::segment::{Segment, n_rows};
 use crate::engine::weights::{Model, SubWeights, mlp_width};
 use crate::engine::workspace::Workspace;
-use crate::model::spec::{MlpSpec, SubLayer};
+use crate::model::spec::{Act, MlpSpec, SubLayer};
 
 impl<B: Backend> Forward<'_, B> {
     /// The MLP branch of the rows in `ws.x` up to its hidden rows after the activation, which stay in `ws.wide`.
@@ -24,14 +24,15 @@ impl<B: Backend> Forward<'_, B> {
         patches: &[PatchPoint<'_, B>],
         recorder: &mut Option<Recorder<'_, B>>,
     ) -> Result<(), BackendError> {
-        let SubWeights::Mlp { up, up_bias, .. } = weights else { unreachable!("weights follow the spec") };
+        let SubWeights::Mlp { up, up_bias, xielu, .. } = weights else { unreachable!("weights follow the spec") };
         let (backend, d, n) = (&self.model.backend, self.model.spec.d_model, n_rows(segments));
         let Workspace { x, h, wide, .. } = ws;
         let width = mlp_width(m);
         let input = self.branch_input(sub, x, h, n);
         let bias = Model::<B>::bias_row(up_bias.as_ref(), 0..width);
         let slice = WeightSlice { k: 0..d, n: 0..width };
-        let seen = Self::is_seen(layer, &[Point::MlpPre, Point::MlpUp], patches, recorder);
+        // xIELU has learned numbers, which the epilogue does not take.
+        let seen = m.act == Act::XIelu || Self::is_seen(layer, &[Point::MlpPre, Point::MlpUp], patches, recorder);
         let then = match (seen, m.gated) {
             (true, _) => Then::Write,
             (false, true) => Then::Gate(m.act),
@@ -48,7 +49,7 @@ impl<B: Backend> Forward<'_, B> {
             }
             let pre = ViewMut::packed(wide, n, width).columns(0..m.d_mlp);
             self.apply(patches, layer, Point::MlpPre, segments, pre, m.d_mlp);
-            backend.activation(ViewMut::packed(wide, n, width), m.act, m.gated);
+            backend.activation(ViewMut::packed(wide, n, width), m.act, *xielu, m.gated);
         }
         if let Some(r) = recorder {
             r.point(backend, layer, Point::MlpPost, View::packed(&*wide, n, width).columns(0..m.d_mlp))?;

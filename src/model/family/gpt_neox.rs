@@ -10,14 +10,14 @@ use crate::model::rope::{self, RopeDefaults};
 use crate::model::spec::*;
 
 pub(super) const FAMILY: Family =
-    Family { model_type: "gpt_neox", resolve, prefix: "gpt_neox.", names: NAMES, inert: &[] };
+    Family { model_type: "gpt_neox", resolve, prefix: "gpt_neox.", names: &[NAMES], inert: &[] };
 
 const NAMES: &[Name] = &[
     direct("embed", "{p}embed_in"),
     direct("blocks.{l}.ln1", "{p}layers.{l}.input_layernorm"),
-    stored("blocks.{l}.attn.q", "{p}layers.{l}.attention.query_key_value", Layout::PerHeadQkv(Part::Q)),
-    stored("blocks.{l}.attn.k", "{p}layers.{l}.attention.query_key_value", Layout::PerHeadQkv(Part::K)),
-    stored("blocks.{l}.attn.v", "{p}layers.{l}.attention.query_key_value", Layout::PerHeadQkv(Part::V)),
+    stored("blocks.{l}.attn.q", "{p}layers.{l}.attention.query_key_value", Layout::PerGroupQkv(Part::Q)),
+    stored("blocks.{l}.attn.k", "{p}layers.{l}.attention.query_key_value", Layout::PerGroupQkv(Part::K)),
+    stored("blocks.{l}.attn.v", "{p}layers.{l}.attention.query_key_value", Layout::PerGroupQkv(Part::V)),
     direct("blocks.{l}.attn.o", "{p}layers.{l}.attention.dense"),
     direct("blocks.{l}.ln2", "{p}layers.{l}.post_attention_layernorm"),
     direct("blocks.{l}.mlp.up", "{p}layers.{l}.mlp.dense_h_to_4h"),
@@ -27,7 +27,7 @@ const NAMES: &[Name] = &[
 ];
 
 fn resolve(cfg: &Config, tensors: &Tensors<'_>) -> Result<ModelSpec, ModelError> {
-    let dims = Dims::read(cfg, DimDefaults::default())?;
+    let dims = Dims::read(cfg, &DimDefaults::LLAMA)?;
     let rope = rope::resolve(cfg, dims.d_head, RopeDefaults { fraction: 0.25, ..RopeDefaults::default() })?;
     let (eps, act) = (eps(cfg, 1e-5)?, activation(cfg, "gelu")?);
     let parallel = cfg.flag("use_parallel_residual")?.unwrap_or(true);

@@ -9,10 +9,11 @@ use crate::model::config::{Config, MAX_POSITIONS};
 use crate::model::rope::RopeDefaults;
 use crate::model::spec::{MlpBias, ModelSpec};
 
-pub(super) const FAMILY: Family = Family { model_type: "mistral", resolve, prefix: "model.", names: NAMES, inert: &[] };
+pub(super) const FAMILY: Family =
+    Family { model_type: "mistral", resolve, prefix: "model.", names: &[NAMES], inert: &[] };
 
 fn resolve(cfg: &Config, tensors: &Tensors<'_>) -> Result<ModelSpec, ModelError> {
-    let dims = DimDefaults { n_kv_heads: Some(8), ..DimDefaults::default() };
+    let dims = DimDefaults { n_kv_heads: Some(8), ..DimDefaults::LLAMA };
     let trunk = Trunk::read(cfg, dims, RopeDefaults { max_positions: 131_072, ..RopeDefaults::default() })?;
     // v0.1 relies on the class default; v0.2 and v0.3 write null, which is no window.
     let absent = !cfg.contains("sliding_window");

@@ -6,8 +6,8 @@ use crate::model::ModelSpec;
 use crate::model::config::Config;
 use crate::model::error::ModelError;
 
-/// One line of a family's table: `{l}` stands for the layer, `{p}` for the family's prefix. Both names lack the
-/// `.weight` or `.bias` that follows.
+/// One line of a family's table: `{l}` stands for the layer, `{p}` for the family's prefix, `{h}` for the head where each
+/// has a tensor of its own. Both names lack the `.weight` or `.bias` that follows.
 pub(super) struct Name {
     ours: &'static str,
     theirs: &'static str,
@@ -30,8 +30,16 @@ pub enum Layout {
     Transpose,
     /// All of q, then all of k, then all of v, stored `[in, out]` (GPT-2's `c_attn`).
     QkvTranspose(Part),
-    /// For each head its q, its k and its v (GPT-NeoX, Bloom).
-    PerHeadQkv(Part),
+    /// All of q, then all of k, then all of v (Phi-3, MPT).
+    Qkv(Part),
+    /// For each KV head the q of its query heads, its k and its v (GPT-NeoX, Bloom, Falcon).
+    PerGroupQkv(Part),
+    /// The first half of the rows (GLM's and Phi-3's `gate_up_proj`).
+    Gate,
+    /// The second half.
+    Up,
+    /// One row from each of as many tensors as there are heads (StableLM's norms of k).
+    PerHead(Part),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +53,8 @@ pub enum Part {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     pub tensor: String,
+    /// The row of head h is tensor `tensor` with h in place of `{h}`, for this many heads.
+    heads: Option<usize>,
     /// The stored matrix is `[in, out]`: "rows" are its columns.
     pub transposed: bool,
     rows: Rows,
@@ -60,15 +70,21 @@ impl Layout {
     fn rows(self, spec: &ModelSpec, layer: usize) -> Option<Rows> {
         let attn = || spec.attn(layer);
         match self {
-            Layout::Direct | Layout::Transpose => Some(Rows::All),
-            Layout::QkvTranspose(part) => {
+            Layout::Direct | Layout::Transpose | Layout::PerHead(_) => Some(Rows::All),
+            Layout::QkvTranspose(part) | Layout::Qkv(part) => {
                 let a = attn()?;
                 let widths = [a.n_heads * a.d_qk, a.n_kv_heads * a.d_qk, a.n_kv_heads * a.d_v];
                 Some(Rows::within(part, widths, 1))
             }
-            Layout::PerHeadQkv(part) => {
+            Layout::PerGroupQkv(part) => {
                 let a = attn()?;
-                Some(Rows::within(part, [a.d_qk, a.d_qk, a.d_v], a.n_heads))
+                let q = a.n_heads / a.n_kv_heads * a.d_qk;
+                Some(Rows::within(part, [q, a.d_qk, a.d_v], a.n_kv_heads))
+            }
+            Layout::Gate | Layout::Up => {
+                let len = spec.mlp(layer)?.d_mlp;
+                let first = if self == Layout::Up { len } else { 0 };
+                Some(Rows::Some { first, len, stride: 2 * len, groups: 1 })
             }
         }
     }
@@ -83,9 +99,17 @@ impl Rows {
 }
 
 impl Stored {
-    /// Whether the parameter is the stored tensor, number for number.
+    /// Whether the parameter is what is stored, number for number.
     pub fn is_direct(&self) -> bool {
         self.rows == Rows::All && !self.transposed
+    }
+
+    /// The stored tensors, in order: one, or one for each head.
+    pub fn tensors(&self) -> Vec<String> {
+        match self.heads {
+            None => vec![self.tensor.clone()],
+            Some(n) => (0..n).map(|h| self.tensor.replace("{h}", &h.to_string())).collect(),
+        }
     }
 
     /// Whether other parameters lie in the same tensor.
@@ -93,9 +117,9 @@ impl Stored {
         self.rows != Rows::All
     }
 
-    /// The shape of the stored tensor, given the parameter's.
+    /// The shape of a stored tensor, given the parameter's.
     pub fn shape(&self, param: &[usize]) -> Vec<usize> {
-        let mut shape = param.to_vec();
+        let mut shape = if self.heads.is_some() { param[1..].to_vec() } else { param.to_vec() };
         if let (Rows::Some { stride, groups, .. }, Some(rows)) = (self.rows, shape.first_mut()) {
             *rows = stride * groups;
         }
@@ -143,12 +167,16 @@ impl NameTable {
         let (entry, layer, suffix) = self.entry(param)?;
         let rows = entry.layout.rows(spec, layer.unwrap_or(0))?;
         let transposed = suffix == ".weight" && matches!(entry.layout, Layout::Transpose | Layout::QkvTranspose(_));
-        Some(Stored { tensor: self.fill(entry.theirs, layer) + suffix, transposed, rows })
+        let heads = match (entry.layout, spec.attn(layer.unwrap_or(0))) {
+            (Layout::PerHead(part), a) => Some(if part == Part::Q { a?.n_heads } else { a?.n_kv_heads }),
+            _ => None,
+        };
+        Some(Stored { tensor: self.fill(entry.theirs, layer) + suffix, heads, transposed, rows })
     }
 
     /// The layer a tensor belongs to, if it belongs to one.
     pub fn layer_of(&self, tensor: &str) -> Option<usize> {
-        let template = self.family.names.iter().find_map(|n| n.theirs.split_once("{l}"))?.0;
+        let template = self.names().find_map(|n| n.theirs.split_once("{l}"))?.0;
         let rest = tensor.strip_prefix(&self.fill(template, None))?;
         rest.split('.').next()?.parse().ok()
     }
@@ -161,8 +189,12 @@ impl NameTable {
             None => (stem, None),
         };
         let ours = |n: &&Name| n.ours.strip_prefix("blocks.{l}.").map_or((n.ours, false), |rest| (rest, true));
-        let entry = self.family.names.iter().find(|n| ours(n) == (stem, layer.is_some()))?;
+        let entry = self.names().find(|n| ours(n) == (stem, layer.is_some()))?;
         Some((entry, layer, suffix))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static Name> {
+        self.family.names.iter().copied().flatten()
     }
 
     fn fill(&self, template: &str, layer: Option<usize>) -> String {

@@ -10,12 +10,13 @@ use crate::model::inert::Inert;
 use crate::model::rope::RopeDefaults;
 use crate::model::spec::{MlpBias, ModelSpec, QkvoBias};
 
-pub(super) const FAMILY: Family = Family { model_type: "qwen2", resolve, prefix: "model.", names: NAMES, inert: INERT };
+pub(super) const FAMILY: Family =
+    Family { model_type: "qwen2", resolve, prefix: "model.", names: &[NAMES], inert: INERT };
 
 const INERT: &[Inert] = &[Inert::any("use_mrope", "text positions are the same on every axis")];
 
 fn resolve(cfg: &Config, tensors: &Tensors<'_>) -> Result<ModelSpec, ModelError> {
-    let dims = DimDefaults { n_kv_heads: Some(32), ..DimDefaults::default() };
+    let dims = DimDefaults { n_kv_heads: Some(32), ..DimDefaults::LLAMA };
     let trunk = Trunk::read(cfg, dims, RopeDefaults { max_positions: 32_768, ..RopeDefaults::default() })?;
     let windows = upper_windows(cfg, trunk.dims.n_layers)?;
     let bias = QkvoBias { q: true, k: true, v: true, o: false };

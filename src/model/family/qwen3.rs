@@ -10,10 +10,11 @@ use crate::model::config::Config;
 use crate::model::rope::RopeDefaults;
 use crate::model::spec::{MlpBias, ModelSpec, NormScope, NormSpec};
 
-pub(super) const FAMILY: Family = Family { model_type: "qwen3", resolve, prefix: "model.", names: NAMES, inert: &[] };
+pub(super) const FAMILY: Family =
+    Family { model_type: "qwen3", resolve, prefix: "model.", names: &[NAMES], inert: &[] };
 
 fn resolve(cfg: &Config, tensors: &Tensors<'_>) -> Result<ModelSpec, ModelError> {
-    let dims = DimDefaults { n_kv_heads: Some(32), d_head: Some(128), ..DimDefaults::default() };
+    let dims = DimDefaults { n_kv_heads: Some(32), d_head: Some(128), ..DimDefaults::LLAMA };
     let trunk = Trunk::read(cfg, dims, RopeDefaults { max_positions: 32_768, ..RopeDefaults::default() })?;
     let windows = upper_windows(cfg, trunk.dims.n_layers)?;
     let (bias, eps) = (qkvo_bias(cfg, tensors)?, trunk.eps);

@@ -11,12 +11,12 @@ use crate::model::rope::RopeDefaults;
 use crate::model::spec::ModelSpec;
 
 pub(super) const FAMILY: Family =
-    Family { model_type: "smollm3", resolve, prefix: "model.", names: NAMES, inert: INERT };
+    Family { model_type: "smollm3", resolve, prefix: "model.", names: &[NAMES], inert: INERT };
 
 const INERT: &[Inert] = &[Inert::any("max_window_layers", "left over from Qwen2; this family windows by layer_types")];
 
 fn resolve(cfg: &Config, tensors: &Tensors<'_>) -> Result<ModelSpec, ModelError> {
-    let dims = DimDefaults { n_kv_heads: Some(4), ..DimDefaults::default() };
+    let dims = DimDefaults { n_kv_heads: Some(4), ..DimDefaults::LLAMA };
     let rope = RopeDefaults { theta: 2_000_000.0, max_positions: 32_768, ..RopeDefaults::default() };
     let trunk = Trunk::read(cfg, dims, rope)?;
     let n_layers = trunk.dims.n_layers;

@@ -250,7 +250,8 @@ impl<B: Backend> Entry<'_, '_, B> {
                 let to = ViewMut::packed(&mut hidden, n, width).columns(m.d_mlp..width);
                 backend.copy_rows(up, RowIndex::List(&from), to, RowIndex::All, Combine::Set, 1.0);
             }
-            backend.activation(ViewMut::packed(&mut hidden, n, width), m.act, m.gated);
+            let xielu = self.model().layers[layer][index].xielu();
+            backend.activation(ViewMut::packed(&mut hidden, n, width), m.act, xielu, m.gated);
         }
         let mut out = backend.zeros(n * self.model().spec.d_model)?;
         let weights = &self.model().layers[layer][index];
