@@ -389,7 +389,8 @@ fn random_case(seed: u64) -> Case {
     c.window = [None, Some(1), Some(7), Some(40)][pick(4)];
     c.softcap = [None, Some(2.0)][pick(2)];
     // Slopes as models have them: scores stay near 1 at the last key.
-    c.alibi = [None, Some(random(seed + 6, n_heads).iter().map(|x| x / 256.0).collect())][pick(2)].take();
+    let slopes: Vec<f32> = random(seed + 6, n_heads).iter().map(|x| x / 256.0).collect();
+    c.alibi = [None, Some(AlibiAt::AfterScale), Some(AlibiAt::BeforeScaleRounded)][pick(3)].map(|at| (slopes, at));
     c.sinks = [None, Some(random(seed + 7, n_heads))][pick(2)].take();
     // A block of columns: of q those of `heads` query heads, of k and v those of the heads they read.
     c.heads = 1 + pick(n_heads);
@@ -427,7 +428,7 @@ fn scores_that_are_not_kept_give_the_same_bits() {
     c.sinks = Some(random(80, 2));
     c.agrees("keys in five chunks, values in two");
     let mut c = case(9, (3, 1, 3, 2), &[(490, 20)]);
-    (c.softcap, c.alibi) = (Some(3.0), Some(vec![0.01, 0.02, 0.03]));
+    (c.softcap, c.alibi) = (Some(3.0), Some((vec![0.01, 0.02, 0.03], AlibiAt::AfterScale)));
     c.agrees("two blocks of items");
     // Here the block sees no more keys than a row holds, though the prompt is longer.
     c.window = Some(33);

@@ -4,7 +4,7 @@
 use crate::gemm::{pack, reference};
 use crate::support::*;
 use patchwave::backend::cuda::Precision;
-use patchwave::backend::{Backend, Epilogue, Then, View, WeightSlice};
+use patchwave::backend::{Backend, Epilogue, Then, View, WeightSlice, XIelu};
 use patchwave::model::spec::Act;
 
 /// The error of a product over Σ|x||w|, and rows, k and half the columns of some weights: less than a tile and more,
@@ -23,6 +23,7 @@ fn exact(act: Act, x: f64) -> f64 {
         Act::GeluErf => 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt())),
         Act::GeluTanh => x * sigmoid(2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))),
         Act::QuickGelu => x * sigmoid(1.702 * x),
+        Act::XIelu => unreachable!("no epilogue has its numbers"),
     }
 }
 
@@ -89,7 +90,7 @@ fn activations_have_the_bits_of_their_kernel() {
             let (mut fused, mut separate) = (case.empty(gpu), case.empty(gpu));
             case.gemm(gpu, Then::Activate(act), &mut fused);
             case.gemm(gpu, Then::Write, &mut separate);
-            gpu.activation(separate.view_mut(), act, false);
+            gpu.activation(separate.view_mut(), act, XIelu::default(), false);
             let fused = fused.read(gpu);
             assert_bits(&fused, &separate.read(gpu), &what);
             fused
@@ -113,7 +114,7 @@ fn gates_have_the_bits_of_their_kernel() {
             let (mut fused, mut separate) = (case.empty(gpu), case.empty(gpu));
             case.gemm(gpu, Then::Gate(act), &mut fused);
             case.gemm(gpu, Then::Write, &mut separate);
-            gpu.activation(separate.view_mut(), act, true);
+            gpu.activation(separate.view_mut(), act, XIelu::default(), true);
             let fused = left(fused.read(gpu));
             assert_bits(&fused, &left(separate.read(gpu)), &what);
             fused
