@@ -58,6 +58,11 @@ fn keep_sites(sweep: &mut Sweep<'_, Cpu>) {
     sweep.sites.retain(|s| patch.check_site(s.site).is_ok());
     if let PatchKind::Add { .. } = patch {
         sweep.sites.retain(|s| s.site != Site::ResidPost); // the same stream as resid_pre of the next layer
+        // Behind a layer that does nothing, resid_pre is the stream of two layers, which cannot have two directions.
+        let spec = &sweep.model.spec;
+        if patch.check(spec, (0..spec.n_layers()).map(|layer| (Site::ResidPre, layer))).is_err() {
+            sweep.sites.retain(|s| s.site != Site::ResidPre);
+        }
     }
 }
 

@@ -179,11 +179,8 @@ impl<'a, B: Backend> Batch<'a, B> {
         let mut first = self.plan.row_starts[self.pairs.start];
         let mut row = 0;
         for rows in rows.chunks(some) {
-            let mut hidden = self.gather(self.run.cache.resid(last, d), rows)?;
-            if let Some(norm) = &spec.final_norm {
-                model.backend.norm_in_place(ViewMut::packed(&mut hidden, rows.len(), d), &model.norm(norm, 1));
-            }
-            let numbers = model.backend.logits(View::packed(&hidden, rows.len(), d), &model.unembedding());
+            let hidden = model.finish(self.gather(self.run.cache.resid(last, d), rows)?, rows.len())?;
+            let numbers = model.backend.logits(View::packed(&hidden, rows.len(), spec.d_embed()), &model.unembedding());
             self.put(index, tensor, first * v as u64, &numbers, |i| row + i / v, store)?;
             first += rows.len() as u64;
             row += rows.len();

@@ -114,6 +114,12 @@ impl<B: Backend> Model<B> {
         let mut hidden = self.backend.zeros(n * d)?;
         let (x, to) = (View::packed(x, end, d), ViewMut::packed(&mut hidden, n, d));
         self.backend.copy_rows(x, RowIndex::List(&last), to, RowIndex::All, Combine::Set, 1.0);
+        self.finish(hidden, n)
+    }
+
+    /// From residual rows `[n, d_model]` to what the unembedding reads `[n, d_embed]`.
+    pub(crate) fn finish(&self, mut hidden: B::Buf, n: usize) -> Result<B::Buf, BackendError> {
+        let d = self.spec.d_model;
         if let Some(norm) = &self.spec.final_norm {
             self.backend.norm_in_place(ViewMut::packed(&mut hidden, n, d), &self.norm(norm, 1));
         }

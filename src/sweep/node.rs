@@ -156,7 +156,7 @@ impl Node {
         }
         let heads = site.heads(spec, self.layer);
         if heads == 0 {
-            return absent(format!("layer {} of this {} model has no {site}", self.layer, spec.family));
+            return absent(format!("layer {} of this model has no {site}", self.layer));
         }
         match self.head {
             Some(head) if head >= heads => {

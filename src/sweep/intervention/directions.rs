@@ -25,7 +25,7 @@ pub struct Directions {
     tensors: BTreeMap<String, Tensor>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 struct Tensor {
     shape: Vec<usize>,
     data: Vec<f32>,
@@ -35,6 +35,12 @@ struct Tensor {
 struct Layout {
     positions: Option<usize>,
     width: usize,
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} numbers {:?}", self.data.len(), self.shape)
+    }
 }
 
 impl Directions {
@@ -133,6 +139,15 @@ impl Directions {
             }
         }
         Ok(())
+    }
+
+    /// Whether the directions of a residual site differ between two layers. [`Directions::check`] has passed.
+    pub(super) fn differ(&self, site: Site, layers: (usize, usize), spec: &ModelSpec) -> bool {
+        let width = spec.d_model;
+        let (_, tensor) = self.tensor(site).expect("checked");
+        let positions = tensor.data.len() / width.max(1) / tensor.shape[0].max(1);
+        let rows = |layer| (0..positions.max(1)).map(move |p| self.row(site, layer, p, width));
+        rows(layers.0).ne(rows(layers.1))
     }
 
     fn layout(

@@ -114,15 +114,17 @@ impl PatchKind<'_> {
         visited: impl IntoIterator<Item = (Site, usize)>,
     ) -> Result<(), InterventionError> {
         let program = Program::new(spec);
-        let mut streams: BTreeMap<usize, Site> = BTreeMap::new();
+        let mut streams: BTreeMap<usize, (Site, usize)> = BTreeMap::new();
         for (site, layer) in visited {
             self.check_site(site)?;
             let PatchKind::Add { directions, axis, .. } = self else { continue };
             directions.check(site, layer, spec, axis.len())?;
             let boundary = program.entry_boundary(spec, site, layer).filter(|_| Point::of(site).is_none());
-            if let Some(other) = boundary.and_then(|b| streams.insert(b, site)).filter(|other| *other != site) {
+            let Some((other, before)) = boundary.and_then(|b| streams.insert(b, (site, layer))) else { continue };
+            // A layer that does nothing leaves the stream what it was before it.
+            if other != site || (before != layer && directions.differ(site, (before, layer), spec)) {
                 let reason = format!(
-                    "{other} and {site} are one residual stream between two layers, and their directions may differ; take one of the two sites"
+                    "{other} of layer {before} and {site} of layer {layer} are one residual stream, and their directions may differ; take one of the two"
                 );
                 return Err(InterventionError::Directions { file: directions.file.clone(), reason });
             }
