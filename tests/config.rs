@@ -237,6 +237,8 @@ fn published_configs_resolve_to_the_known_sizes() {
         ("gemma-2b", 2_506_172_416, 2048, 18, 8, 1, 256, 16384, 256000, 8192, true),
         ("gemma-2-2b", 2_614_341_888, 2304, 26, 8, 4, 256, 9216, 256000, 8192, true),
         ("gemma-3-1b-it", 999_885_952, 1152, 26, 4, 1, 256, 6912, 262144, 32768, true),
+        // The language model alone: with what sees images it is 4,300,079,472.
+        ("gemma-3-4b-it", 3_880_263_168, 2560, 34, 8, 4, 256, 10240, 262208, 131072, true),
         ("vaultgemma-1b", 1_038_741_120, 1152, 26, 4, 4, 256, 6912, 256000, 1024, true),
         ("OLMo-1B-hf", 1_176_764_416, 2048, 16, 16, 16, 128, 8192, 50304, 2048, true),
         ("OLMo-2-1124-7B", 7_298_617_344, 4096, 32, 32, 32, 128, 11008, 100352, 4096, false),
@@ -393,7 +395,7 @@ fn known_model_types_that_are_not_supported_say_what_is_missing() {
         ("mamba", "Mamba"),
         ("nemotron_h", "Mamba"),
         ("gemma3n", "per-layer embeddings"),
-        ("gemma3", "text model alone"),
+        ("llava", "text model alone"),
         ("bert", "decoder-only"),
     ] {
         refused("llama", json!({"model_type": model_type}), &["model_type", model_type, missing, "supported"]);

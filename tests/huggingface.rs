@@ -1,5 +1,9 @@
 //! Tiny random models of every family against Hugging Face's own float32 numbers: logits, every residual, and the
 //! logits under a z-patch of every head. The fixtures come from `tests/fixtures/make_hf.py`.
+//!
+//! Where Hugging Face (transformers 5.23) is wrong, the fixture is made so that it is not: Falcon with linear biases runs
+//! with sdpa (`falcon_rw`), because eager attention adds the biases twice; OLMo-3 has the base of its class, because another
+//! `rope_theta` reaches the full layers only; MPT has the `alibi_bias_max` of its class, because it is ignored.
 
 #[path = "support/reference.rs"]
 mod reference;

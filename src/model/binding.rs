@@ -2,7 +2,7 @@
 
 use super::family::{Index, NameTable, Stored};
 use super::resolve::Resolved;
-use super::{Checkpoint, ModelError, Params};
+use super::{Checkpoint, ModelError, Params, wrapper};
 use rayon::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -75,7 +75,8 @@ impl Resolved {
     fn nothing_left_over(&self, index: &Index, used: &BTreeSet<&str>) -> Result<(), ModelError> {
         // A stored unembedding is ignored when the config ties it to the embedding, as Hugging Face does.
         let tied = self.spec.unembed.tied.then(|| self.names.tensor("unembed.weight")).flatten();
-        let left = |name: &&String| !used.contains(name.as_str()) && !is_buffer(name) && Some(*name) != tied.as_ref();
+        let aside = |name: &str| is_buffer(name) || (self.wrapped && wrapper::is_of_images(name));
+        let left = |name: &&String| !used.contains(name.as_str()) && !aside(name) && Some(*name) != tied.as_ref();
         let mut rest = index.keys().filter(left);
         let Some(name) = rest.next() else { return Ok(()) };
         let others = match rest.count() {

@@ -17,6 +17,7 @@ mod safetensors;
 mod shards;
 pub mod spec;
 pub mod tokenizer;
+mod wrapper;
 
 pub use binding::BoundParams;
 pub use checkpoint::{Checkpoint, Params, TensorInfo};

@@ -4,7 +4,7 @@ use super::config::Config;
 use super::family::{Family, Index, NameTable, Stored};
 use super::inert;
 use super::spec::Param;
-use super::{ModelError, ModelSpec, TensorInfo};
+use super::{ModelError, ModelSpec, TensorInfo, wrapper};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -16,6 +16,8 @@ pub struct Resolved {
     /// Numbers in all parameters together, those of a tied unembedding counted once.
     pub n_parameters: u64,
     pub(super) names: NameTable,
+    /// The model is the language model of one of text and images.
+    pub(super) wrapped: bool,
 }
 
 /// Resolves the text of a `config.json`. Without `tensors`, what only they could tell (biases, an untied unembedding)
@@ -29,14 +31,14 @@ pub fn resolve_config(json: &str, tensors: Option<&BTreeMap<String, TensorInfo>>
 
 /// As [`resolve_config`], from a parsed config, ignoring the unknown keys in `allow`.
 pub fn resolve(config: Map<String, Value>, tensors: Option<&Index>, allow: &[String]) -> Result<Resolved, ModelError> {
-    let cfg = Config::new(config, allow);
+    let (cfg, wrapped) = wrapper::language_model(config, allow)?;
     let family = Family::find(&cfg)?;
     let names = NameTable::new(family, tensors);
     let spec = family.resolve(&cfg, &names, tensors)?;
     cfg.finish(&[family.inert, inert::SHARED])?;
     let n_parameters =
         count(&spec).ok_or_else(|| ModelError::Config("the sizes multiply to an absurd model".into()))?;
-    Ok(Resolved { spec, allowed_keys_used: cfg.allowed_keys_used(), n_parameters, names })
+    Ok(Resolved { spec, allowed_keys_used: cfg.allowed_keys_used(), n_parameters, names, wrapped })
 }
 
 fn count(spec: &ModelSpec) -> Option<u64> {

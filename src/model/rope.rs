@@ -119,11 +119,12 @@ impl TwoRopes {
         if let Some(tables) = &both {
             tables.finish(&[])?;
         }
-        let one = |table: Option<Config>, outer: Option<f64>, theta: f64| {
+        let one = |table: Option<Config>, outer: Option<f64>, theta: f64| -> Result<Rope, ModelError> {
             let inner = table.as_ref().map_or(Ok(None), |t| t.positive(&["rope_theta"]))?;
             let theta = agree(cfg, "rope_theta", outer, "rope_parameters", inner)?.unwrap_or(theta);
             let base = Base { theta, n_rot: rotated(cfg, d_head, full.fraction)?, max_positions, original: None };
-            base.checked(cfg, "rope_parameters", table.as_ref(), full)
+            // What these models promise already counts their scaling.
+            Ok(Rope { n_ctx: max_positions, ..base.checked(cfg, "rope_parameters", table.as_ref(), full)? })
         };
         Ok([one(of_full.or(scaling), outer, full.theta)?, one(of_sliding, outer_sliding, sliding_theta)?])
     }

@@ -18,7 +18,9 @@ pub(super) const FAMILY: Family =
 fn resolve(cfg: &Config, tensors: &Tensors<'_>) -> Result<ModelSpec, ModelError> {
     let full = RopeDefaults { theta: 1_000_000.0, max_positions: 131_072, ..RopeDefaults::default() };
     let ropes = TwoRopes { full, sliding_theta: 10_000.0, sliding_key: Some("rope_local_base_freq") };
-    let trunk = Trunk::with_two_ropes(cfg, DEFAULTS, ropes)?;
+    // The 4B model's file says neither, inside its wrapper.
+    let dims = DimDefaults { d_vocab: Some(262_208), n_heads: Some(8), ..DEFAULTS };
+    let trunk = Trunk::with_two_ropes(cfg, dims, ropes)?;
     let pattern = cfg.size(&["sliding_window_pattern"], MAX_LAYERS)?.unwrap_or(6);
     let windows = windows(cfg, trunk.dims.n_layers, window(cfg)?, |l| (l + 1) % pattern != 0)?;
     let (scale, bias, eps) = (scale(cfg)?, qkvo_bias(cfg, tensors)?, trunk.eps);

@@ -142,18 +142,22 @@ impl Stored {
 pub struct NameTable {
     pub family: &'static Family,
     prefix: &'static str,
+    /// In front of every name: models of text and images hold the language model under one.
+    outer: &'static str,
 }
 
 impl NameTable {
-    /// Looks at the embedding's name to tell whether the checkpoint was saved with the family's prefix.
+    /// Looks at the embedding's name to tell whether the checkpoint was saved with the family's prefix, without it, or
+    /// inside a model of text and images (as transformers 4 and 5 name it).
     pub fn new(family: &'static Family, tensors: Option<&Index>) -> Self {
-        let with = NameTable { family, prefix: family.prefix };
-        let without = NameTable { family, prefix: "" };
-        let embeds = |t: &NameTable, index: &Index| t.tensor("embed.weight").is_some_and(|n| index.contains_key(&n));
-        match tensors {
-            Some(index) if !embeds(&with, index) && embeds(&without, index) => without,
-            _ => with,
-        }
+        let table = |(outer, prefix)| NameTable { family, prefix, outer };
+        let usual = ("", family.prefix);
+        let places = [usual, ("", ""), ("language_model.", family.prefix), ("", "model.language_model.")];
+        let embeds = |index: &Index| {
+            let found = |t: &NameTable| t.tensor("embed.weight").is_some_and(|n| index.contains_key(&n));
+            places.into_iter().map(table).find(found)
+        };
+        tensors.and_then(embeds).unwrap_or_else(|| table(usual))
     }
 
     /// The checkpoint's name for parameter `param`.
@@ -198,7 +202,7 @@ impl NameTable {
     }
 
     fn fill(&self, template: &str, layer: Option<usize>) -> String {
-        let name = template.replace("{p}", self.prefix);
+        let name = self.outer.to_owned() + &template.replace("{p}", self.prefix);
         layer.map_or(name.clone(), |l| name.replace("{l}", &l.to_string()))
     }
 }

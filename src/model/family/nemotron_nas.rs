@@ -42,9 +42,10 @@ fn vary(mut sub: SubLayer, block: &Config, d_model: usize) -> Result<Option<SubL
     let name = if matches!(sub.op, Op::Attn(_)) { "attention" } else { "ffn" };
     let table = block.table(name)?.ok_or_else(|| block.error(name, "the key is missing"))?;
     let absent = table.flag("no_op")?.unwrap_or(false);
+    let rounded = |width: f64| (width as usize).next_multiple_of(256);
     let group = table.size(&["n_heads_in_group"], MAX_HEADS)?;
     let width = match (table.size(&["intermediate_size"], MAX_WIDTH)?, table.positive(&["ffn_mult"])?) {
-        (None, Some(times)) => Some(((2.0 * times * d_model as f64 / 3.0) as usize).next_multiple_of(256)),
+        (None, Some(n)) => Some(rounded((2.0 * n * d_model as f64 / 3.0).min(MAX_WIDTH as f64 + 1.0))),
         (width, _) => width,
     };
     table.finish(&[IN_BLOCK])?;
@@ -52,8 +53,8 @@ fn vary(mut sub: SubLayer, block: &Config, d_model: usize) -> Result<Option<SubL
         _ if absent => return Ok(None),
         (Op::Attn(a), Some(group), _) if a.n_heads % group == 0 => a.n_kv_heads = a.n_heads / group,
         (Op::Attn(_), ..) => return Err(table.error("n_heads_in_group", "is missing or does not divide the heads")),
-        (Op::Mlp(m), _, Some(width)) if width <= MAX_WIDTH => m.d_mlp = width,
-        _ => return Err(table.error("ffn_mult", "is missing or too large")),
+        (Op::Mlp(m), _, Some(width)) if (1..=MAX_WIDTH).contains(&width) => m.d_mlp = width,
+        _ => return Err(table.error("ffn_mult", "is missing, too small or too large")),
     }
     Ok(Some(sub))
 }

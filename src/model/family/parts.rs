@@ -19,6 +19,10 @@ pub(super) struct Dims {
 
 /// Defaults of a config class for keys that are absent.
 pub(super) struct DimDefaults {
+    /// `None`: the key is required.
+    pub d_vocab: Option<usize>,
+    /// `None`: the key is required.
+    pub n_heads: Option<usize>,
     /// `None`: as many as query heads.
     pub n_kv_heads: Option<usize>,
     /// `None`: d_model / n_heads.
@@ -34,6 +38,8 @@ pub(super) struct DimDefaults {
 impl DimDefaults {
     /// Those of `LlamaConfig`.
     pub const LLAMA: DimDefaults = DimDefaults {
+        d_vocab: None,
+        n_heads: None,
         n_kv_heads: None,
         d_head: None,
         mlp_is_four_wide: false,
@@ -48,9 +54,14 @@ impl Dims {
     /// [`ModelError::Config`] that names the key: missing, zero, absurdly large, or not divisible as it must be.
     pub fn read(cfg: &Config, defaults: &DimDefaults) -> Result<Dims, ModelError> {
         let d_model = cfg.required_size(&["hidden_size", "n_embd", "d_model", "n_embed"], MAX_WIDTH)?;
-        let d_vocab = cfg.required_size(&["vocab_size"], MAX_WIDTH)?;
+        let or_default = |keys: &[&str], max, default: Option<usize>| match default {
+            Some(default) => Ok(cfg.size(keys, max)?.unwrap_or(default)),
+            None => cfg.required_size(keys, max),
+        };
+        let d_vocab = or_default(&["vocab_size"], MAX_WIDTH, defaults.d_vocab)?;
         let n_layers = cfg.required_size(&["num_hidden_layers", "n_layer", "num_layers", "n_layers"], MAX_LAYERS)?;
-        let n_heads = cfg.required_size(&["num_attention_heads", "n_head", "num_heads", "n_heads"], MAX_HEADS)?;
+        let head_keys = ["num_attention_heads", "n_head", "num_heads", "n_heads"];
+        let n_heads = or_default(&head_keys, MAX_HEADS, defaults.n_heads)?;
 
         let absent = !cfg.contains("num_key_value_heads");
         let n_kv_heads = match cfg.size(&["num_key_value_heads", "num_kv_heads"], MAX_HEADS)? {

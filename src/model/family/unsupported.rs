@@ -70,8 +70,6 @@ const KINDS: &[(&str, &[&str])] = &[
     (
         "models of images or sound beside text are not supported; use a checkpoint of the text model alone",
         &[
-            "gemma3",
-            "mistral3",
             "llama4",
             "mllama",
             "llava",
