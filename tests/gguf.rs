@@ -118,7 +118,7 @@ fn qwen2_comes_back_with_its_biases_and_yarn() {
     comes_back_as_it_was("qwen2");
     let expected = json!({
         "model_type": "qwen2", "hidden_size": 8, "intermediate_size": 10, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "hidden_act": "silu", "rms_norm_eps": 1e-6,
         "rope_theta": 20000.0, "vocab_size": 11, "max_position_embeddings": 64,
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
         "tie_word_embeddings": true,

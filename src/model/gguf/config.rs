@@ -1,26 +1,23 @@
-//! GGUF metadata as the `config.json` that Hugging Face would have for the model.
+//! GGUF metadata as the `config.json` that Hugging Face would have for the model: what all architectures share.
 //!
-//! What a GGUF file cannot say is said by the family: `hidden_act` (SiLU; `gelu_new` in GPT-2; `gelu` in GPT-NeoX, whose
-//! files do not record it: llama.cpp has one GELU for both), and SmolLM3's pattern of layers without rotary positions,
-//! which llama.cpp has in its code (`n_no_rope_layer_step = 4`), too. Metadata of the architecture that is not understood
-//! and not neutral is put into the config under its own name, where an unknown key is an error.
+//! What each says in other words, and what it leaves unsaid, is in `architecture/`. Metadata of the architecture that is
+//! not understood and not neutral is put into the config under its own name, where an unknown key is an error.
 
 use super::Gguf;
-use super::header::Value as Metadata;
-use super::layout::Family;
+use super::architecture::Architecture;
+use super::header::{self, Value as Metadata};
 use crate::model::ModelError;
 use serde_json::{Map, Value, json};
 
-type Config = Map<String, Value>;
+pub(super) type Config = Map<String, Value>;
 
-/// Keys of the architecture (after its name and a dot) that [`Gguf::config`] uses or that change nothing.
-const UNDERSTOOD: [&str; 25] = [
+/// Keys of an architecture (after its name and a dot) that are used, or change nothing, in all of them.
+pub(super) const UNDERSTOOD: [&str; 22] = [
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",
     "attention.layer_norm_epsilon",
     "attention.layer_norm_rms_epsilon",
-    "attention.sliding_window",
     "attention.value_length",
     "block_count",
     "context_length",
@@ -37,8 +34,6 @@ const UNDERSTOOD: [&str; 25] = [
     "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow",
     "rope.scaling.yarn_ext_factor",
-    "tensor_data_layout", // "Meta AI original pth": the permuted rows that layout.rs undoes
-    "use_parallel_residual",
     "vocab_size",
 ];
 
@@ -51,159 +46,142 @@ pub(super) fn shortest(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
 }
 
+/// A config in the making, and the widths that most architectures need to finish it.
+pub(super) struct Trunk {
+    pub config: Config,
+    pub sizes: Sizes,
+    /// Width of a head of q and k, which is that of v.
+    pub d_head: usize,
+}
+
+impl Trunk {
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.config.insert(key.to_owned(), value.into());
+    }
+}
+
 impl Gguf {
     /// The model's configuration in the words of Hugging Face's `config.json`.
     ///
-    /// Rope scalings become `rope_scaling`: `linear` and `yarn` as there, and the tensor `rope_freqs.weight` (how llama.cpp
-    /// writes Llama 3's scaling) as `{"rope_type": "rope_freqs", "factors": [n_rot / 2 numbers]}`, which means
-    /// `inv_freq[i] /= factors[i]`.
+    /// Rope scalings become `rope_scaling`: `linear`, `yarn` and `longrope` as there, and the tensor `rope_freqs.weight`
+    /// (how llama.cpp writes Llama 3's scaling) as `{"rope_type": "rope_freqs", "factors": [n_rot / 2 numbers]}`, which
+    /// means `inv_freq[i] /= factors[i]`.
     ///
     /// # Errors
     /// [`ModelError::Unsupported`] names an architecture, rope scaling or shape that patchwave does not do;
     /// [`ModelError::Malformed`] a key that is missing, of the wrong type or against the tensors.
     pub fn config(&self) -> Result<Map<String, Value>, ModelError> {
-        let architecture = self.architecture()?;
-        let Some(family) = Family::from_architecture(architecture) else {
-            return Err(self.unsupported(format!(
-                "has the architecture {architecture:?}; patchwave reads GGUF files of {}",
-                Family::ARCHITECTURES
-            )));
+        let name = self.architecture()?;
+        let Some(architecture) = Architecture::find(name, &self.header.tensors) else {
+            let known = Architecture::known();
+            return Err(
+                self.unsupported(format!("has the architecture {name:?}; patchwave reads GGUF files of {known}"))
+            );
         };
-        let mut config = match family {
-            Family::Gpt2 => self.gpt2()?,
-            Family::GptNeox => self.gpt_neox()?,
-            _ => self.llama_like(family)?,
-        };
+        let mut config = (architecture.config)(self)?;
         config.insert("tie_word_embeddings".into(), json!(self.tensor("output.weight").is_none()));
-        self.pass_on_what_is_not_understood(&mut config);
+        self.pass_on_what_is_not_understood(architecture, &mut config);
         Ok(config)
     }
 
-    fn llama_like(&self, family: Family) -> Result<Config, ModelError> {
+    /// The sizes, the activation, and the base of the rope.
+    pub(super) fn trunk(&self, model_type: &str, hidden_act: &str) -> Result<Trunk, ModelError> {
         let sizes = self.sizes()?;
         let n_kv_heads = self.uniform("attention.head_count_kv")?.unwrap_or(sizes.n_heads);
         let d_head = self.uniform("attention.key_length")?.unwrap_or(sizes.d_model / sizes.n_heads);
         if let Some(d_v) = self.uniform("attention.value_length")?.filter(|d_v| *d_v != d_head) {
             return Err(self.unsupported(format!("has value heads of {d_v} and key heads of {d_head} dimensions")));
         }
+        let mut trunk = Trunk { config: Config::new(), sizes, d_head };
+        trunk.set("model_type", model_type);
+        trunk.set("hidden_size", sizes.d_model);
+        trunk.set("intermediate_size", self.required("feed_forward_length")?);
+        trunk.set("num_hidden_layers", sizes.n_layers);
+        trunk.set("num_attention_heads", sizes.n_heads);
+        trunk.set("num_key_value_heads", n_kv_heads);
+        trunk.set("head_dim", d_head);
+        trunk.set("hidden_act", hidden_act);
+        trunk.set("vocab_size", sizes.d_vocab);
+        trunk.set("rope_theta", self.float_of_family("rope.freq_base")?.unwrap_or(10_000.0));
+        if let Some(n_ctx) = self.uniform("context_length")? {
+            trunk.set("max_position_embeddings", n_ctx);
+        }
+        Ok(trunk)
+    }
+
+    pub(super) fn rms_eps(&self, trunk: &mut Trunk) -> Result<(), ModelError> {
+        trunk.set("rms_norm_eps", self.required_float("attention.layer_norm_rms_epsilon")?);
+        Ok(())
+    }
+
+    pub(super) fn layer_norm_eps(&self, trunk: &mut Trunk) -> Result<(), ModelError> {
+        trunk.set("layer_norm_eps", self.required_float("attention.layer_norm_epsilon")?);
+        Ok(())
+    }
+
+    /// A rope on all dimensions of a head.
+    pub(super) fn whole_rope(&self, trunk: &mut Trunk) -> Result<(), ModelError> {
+        let d_head = trunk.d_head;
         if let Some(n_rot) = self.uniform("rope.dimension_count")?.filter(|n_rot| *n_rot != d_head) {
             return Err(self.unsupported(format!("rotates {n_rot} of the {d_head} dimensions of a head, not all")));
         }
-        let mut config = Config::new();
-        config.insert(
-            "model_type".into(),
-            json!(match family {
-                Family::Qwen2 => "qwen2",
-                Family::Qwen3 => "qwen3",
-                Family::SmolLm3 => "smollm3",
-                _ => "llama",
-            }),
-        );
-        config.insert("hidden_size".into(), json!(sizes.d_model));
-        config.insert("intermediate_size".into(), json!(self.required("feed_forward_length")?));
-        config.insert("num_hidden_layers".into(), json!(sizes.n_layers));
-        config.insert("num_attention_heads".into(), json!(sizes.n_heads));
-        config.insert("num_key_value_heads".into(), json!(n_kv_heads));
-        if matches!(family, Family::Llama | Family::Qwen3) || d_head.checked_mul(sizes.n_heads) != Some(sizes.d_model) {
-            config.insert("head_dim".into(), json!(d_head)); // The others have no such key when it says nothing.
-        }
-        config.insert("hidden_act".into(), json!("silu"));
-        config.insert("rms_norm_eps".into(), json!(self.required_float("attention.layer_norm_rms_epsilon")?));
-        config.insert("rope_theta".into(), json!(self.float_of_family("rope.freq_base")?.unwrap_or(10_000.0)));
-        config.insert("vocab_size".into(), json!(sizes.d_vocab));
-        if let Some(n_ctx) = self.uniform("context_length")? {
-            config.insert("max_position_embeddings".into(), json!(n_ctx));
-        }
         if let Some(scaling) = self.rope_scaling(d_head)? {
-            config.insert("rope_scaling".into(), scaling);
+            trunk.set("rope_scaling", scaling);
         }
-        let biased = |stem: &str| self.tensor(&format!("blk.0.{stem}.bias")).is_some();
-        match family {
-            Family::Llama | Family::SmolLm3 => {
-                config.insert("attention_bias".into(), json!(biased("attn_q") || biased("attn_output")));
-                config.insert("mlp_bias".into(), json!(biased("ffn_up")));
-            }
-            Family::Qwen3 => {
-                config.insert("attention_bias".into(), json!(biased("attn_q")));
-            }
-            _ => {} // Qwen2 always has biases on q, k and v, and no key for them.
-        }
-        if family == Family::SmolLm3 {
-            let rotates: Vec<u8> = (1..=sizes.n_layers).map(|layer| u8::from(layer % 4 != 0)).collect();
-            config.insert("no_rope_layers".into(), json!(rotates));
-            config.insert("no_rope_layer_interval".into(), json!(4));
-        }
-        if let Some(window) = self.uniform("attention.sliding_window")?.filter(|w| *w > 0) {
-            if family != Family::Llama {
-                let architecture = self.architecture()?;
-                return Err(self.unsupported(format!(
-                    "has a sliding window of {window}, and GGUF does not say which layers of a {architecture} use it"
-                )));
-            }
-            // A llama in which every layer has a window is what Hugging Face calls a mistral.
-            config.insert("model_type".into(), json!("mistral"));
-            config.insert("sliding_window".into(), json!(window));
-            for key_of_llama in ["attention_bias", "mlp_bias"] {
-                config.remove(key_of_llama);
-            }
-        }
-        Ok(config)
+        Ok(())
     }
 
-    fn gpt2(&self) -> Result<Config, ModelError> {
-        let sizes = self.sizes()?;
-        let mut config = Config::new();
-        config.insert("model_type".into(), json!("gpt2"));
-        config.insert("n_embd".into(), json!(sizes.d_model));
-        config.insert("n_layer".into(), json!(sizes.n_layers));
-        config.insert("n_head".into(), json!(sizes.n_heads));
-        config.insert("n_inner".into(), json!(self.required("feed_forward_length")?));
-        let positions = match self.tensor("position_embd.weight") {
-            Some(tensor) => tensor.shape[0],
-            None => self.required("context_length")?,
-        };
-        config.insert("n_positions".into(), json!(positions));
-        config.insert("activation_function".into(), json!("gelu_new"));
-        config.insert("layer_norm_epsilon".into(), json!(self.required_float("attention.layer_norm_epsilon")?));
-        config.insert("vocab_size".into(), json!(sizes.d_vocab));
-        Ok(config)
-    }
-
-    fn gpt_neox(&self) -> Result<Config, ModelError> {
-        let sizes = self.sizes()?;
-        let d_head = sizes.d_model / sizes.n_heads;
+    /// A rope on the first `rope.dimension_count` dimensions of a head, all if the key is missing.
+    pub(super) fn partial_rope(&self, trunk: &mut Trunk, share_key: &str) -> Result<(), ModelError> {
+        let d_head = trunk.d_head;
         let n_rot = self.uniform("rope.dimension_count")?.unwrap_or(d_head);
         if n_rot > d_head {
             return Err(self.malformed(format!("rotates {n_rot} dimensions of heads that have {d_head}")));
         }
         let mut share = n_rot as f64 / d_head as f64;
         if ((d_head as f64 * share) as usize) < n_rot {
-            share = share.next_up(); // Hugging Face takes int(d_head · rotary_pct)
+            share = share.next_up(); // Hugging Face takes int(d_head · share)
         }
-        let parallel = self.boolean(&self.key_of_family("use_parallel_residual")?)?.unwrap_or(true);
-        let mut config = Config::new();
-        config.insert("model_type".into(), json!("gpt_neox"));
-        config.insert("hidden_size".into(), json!(sizes.d_model));
-        config.insert("intermediate_size".into(), json!(self.required("feed_forward_length")?));
-        config.insert("num_hidden_layers".into(), json!(sizes.n_layers));
-        config.insert("num_attention_heads".into(), json!(sizes.n_heads));
-        config.insert("hidden_act".into(), json!("gelu"));
-        config.insert("layer_norm_eps".into(), json!(self.required_float("attention.layer_norm_epsilon")?));
-        config.insert("rotary_pct".into(), json!(share));
-        config.insert("rotary_emb_base".into(), json!(self.float_of_family("rope.freq_base")?.unwrap_or(10_000.0)));
-        config.insert("use_parallel_residual".into(), json!(parallel));
-        config.insert("attention_bias".into(), json!(self.tensor("blk.0.attn_qkv.bias").is_some()));
-        config.insert("vocab_size".into(), json!(sizes.d_vocab));
-        if let Some(n_ctx) = self.uniform("context_length")? {
-            config.insert("max_position_embeddings".into(), json!(n_ctx));
-        }
+        trunk.set(share_key, share);
         if let Some(scaling) = self.rope_scaling(n_rot)? {
-            config.insert("rope_scaling".into(), scaling);
+            trunk.set("rope_scaling", scaling);
         }
-        Ok(config)
+        Ok(())
     }
 
-    fn sizes(&self) -> Result<Sizes, ModelError> {
+    /// `sliding_window` and `layer_types`, which is as `attention.sliding_window_pattern` says: one flag for each layer, or
+    /// a period, the last layer of which does not slide. Where it is missing, `period`, which llama.cpp has in its code.
+    ///
+    /// Without `attention.sliding_window` no layer slides.
+    pub(super) fn sliding_layers(&self, trunk: &mut Trunk, period: usize) -> Result<bool, ModelError> {
+        let n_layers = trunk.sizes.n_layers;
+        let key = self.key_of_family("attention.sliding_window_pattern")?;
+        let by_period = |period: usize| (1..=n_layers).map(|l| l % period != 0).collect();
+        let mut slides: Vec<bool> = match self.header.metadata.get(&key) {
+            None => by_period(period),
+            Some(Metadata::Array(array)) => match header::booleans(&self.map, array) {
+                Some(flags) if flags.len() == n_layers => flags,
+                Some(flags) => {
+                    return Err(self.malformed(format!("has {} flags in {key} for {n_layers} layers", flags.len())));
+                }
+                None => return Err(self.wrong_type(&key, "a number or an array of booleans")),
+            },
+            Some(_) => match self.uniform("attention.sliding_window_pattern")? {
+                Some(0) | None => return Err(self.malformed(format!("{key} is 0; a period has at least one layer"))),
+                Some(period) => by_period(period),
+            },
+        };
+        let window = self.uniform("attention.sliding_window")?.filter(|w| *w > 0);
+        if window.is_none() {
+            slides.fill(false);
+        }
+        trunk.set("sliding_window", window);
+        let kind = |slides: &bool| if *slides { "sliding_attention" } else { "full_attention" };
+        trunk.set("layer_types", slides.iter().map(kind).collect::<Vec<_>>());
+        Ok(window.is_some())
+    }
+
+    pub(super) fn sizes(&self) -> Result<Sizes, ModelError> {
         let Some(embedding) = self.tensor("token_embd.weight").filter(|t| t.shape.len() == 2) else {
             return Err(self.malformed("has no matrix token_embd.weight: it holds no whole model"));
         };
@@ -236,11 +214,20 @@ impl Gguf {
 
     fn rope_scaling(&self, n_rot: usize) -> Result<Option<Value>, ModelError> {
         let kind = self.string(&self.key_of_family("rope.scaling.type")?)?.filter(|kind| *kind != "none");
-        if let Some(index) = self.rope_freqs {
+        if let Some(factors) = self.rope_factors("rope_freqs.weight", n_rot)? {
             if let Some(kind) = kind {
                 return Err(self.unsupported(format!("scales its rope twice: {kind:?} and rope_freqs.weight")));
             }
-            return self.rope_factors(index, n_rot).map(Some);
+            return Ok(Some(json!({"rope_type": "rope_freqs", "factors": factors})));
+        }
+        if let Some(scaling) = self.longrope(n_rot)? {
+            return match kind {
+                None | Some("longrope") => Ok(Some(scaling)),
+                Some(kind) => Err(self.unsupported(format!("scales its rope twice: {kind:?} and rope_factors_long"))),
+            };
+        }
+        if let Some(x) = self.float_of_family("rope.scaling.attn_factor")?.filter(|x| *x != 1.0 && *x != 0.0) {
+            return Err(self.unsupported(format!("has the attention factor {x} without rope_factors_long.weight")));
         }
         let factor = self.float_of_family("rope.scaling.factor")?;
         let mut scaling = Config::new();
@@ -262,7 +249,7 @@ impl Gguf {
             }
             Some(kind) => {
                 return Err(self.unsupported(format!(
-                    "has the rope scaling {kind:?}; patchwave reads none, linear, yarn and rope_freqs.weight from GGUF"
+                    "has the rope scaling {kind:?}; patchwave reads none, linear, yarn, rope_freqs.weight and rope_factors_long.weight from GGUF"
                 )));
             }
         }
@@ -287,30 +274,48 @@ impl Gguf {
         Ok(Some(Value::Object(scaling)))
     }
 
-    fn rope_factors(&self, index: usize, n_rot: usize) -> Result<Value, ModelError> {
-        let tensor = &self.header.tensors[index];
+    /// LongRoPE: one set of divisors for short prompts, another for long ones.
+    fn longrope(&self, n_rot: usize) -> Result<Option<Value>, ModelError> {
+        let factors = |name| self.rope_factors(name, n_rot);
+        let (long, short) = match (factors("rope_factors_long.weight")?, factors("rope_factors_short.weight")?) {
+            (None, None) => return Ok(None),
+            (Some(long), Some(short)) => (long, short),
+            _ => return Err(self.malformed("has only one of rope_factors_long.weight and rope_factors_short.weight")),
+        };
+        let original = self.required("rope.scaling.original_context_length")?;
+        let mut scaling = json!({
+            "rope_type": "longrope", "long_factor": long, "short_factor": short,
+            "original_max_position_embeddings": original,
+        });
+        if let Some(x) = self.float_of_family("rope.scaling.attn_factor")? {
+            scaling["attention_factor"] = json!(x);
+        }
+        Ok(Some(scaling))
+    }
+
+    /// The numbers of a tensor that divide the frequencies of the rope, `[n_rot / 2]`.
+    fn rope_factors(&self, name: &str, n_rot: usize) -> Result<Option<Vec<f64>>, ModelError> {
+        let Some(tensor) = self.tensor(name) else { return Ok(None) };
         if tensor.shape != [n_rot / 2] {
-            return Err(self.malformed(format!(
-                "rope_freqs.weight is {:?}, [{}] was expected",
-                tensor.shape,
-                n_rot / 2
-            )));
+            let (shape, wanted) = (&tensor.shape, n_rot / 2);
+            return Err(self.malformed(format!("{name} is {shape:?}, [{wanted}] was expected")));
         }
         let mut factors = vec![0.0; n_rot / 2];
         tensor.kind.widen(&self.map[tensor.bytes.clone()], &mut factors);
         if let Some(bad) = factors.iter().find(|f| !f.is_finite() || **f <= 0.0) {
-            return Err(self.malformed(format!("rope_freqs.weight has the factor {bad}; factors are positive")));
+            return Err(self.malformed(format!("{name} has the factor {bad}; factors are positive")));
         }
         // Exactly, unlike `shortest`: these came out of a calculation.
-        let factors: Vec<f64> = factors.into_iter().map(f64::from).collect();
-        Ok(json!({"rope_type": "rope_freqs", "factors": factors}))
+        Ok(Some(factors.into_iter().map(f64::from).collect()))
     }
 
-    fn pass_on_what_is_not_understood(&self, config: &mut Config) {
-        let Ok(architecture) = self.architecture() else { return };
+    fn pass_on_what_is_not_understood(&self, architecture: &Architecture, config: &mut Config) {
         for (key, value) in &self.header.metadata {
-            let Some(rest) = key.strip_prefix(architecture).and_then(|rest| rest.strip_prefix('.')) else { continue };
-            if UNDERSTOOD.contains(&rest) || NEUTRAL.contains(&(rest, value.clone())) {
+            let Some(rest) = key.strip_prefix(architecture.name).and_then(|rest| rest.strip_prefix('.')) else {
+                continue;
+            };
+            let understood = UNDERSTOOD.contains(&rest) || architecture.understood.contains(&rest);
+            if understood || NEUTRAL.contains(&(rest, value.clone())) {
                 continue;
             }
             let value = match value {
@@ -328,22 +333,22 @@ impl Gguf {
         }
     }
 
-    fn tensor(&self, name: &str) -> Option<&super::Tensor> {
+    pub(super) fn tensor(&self, name: &str) -> Option<&super::Tensor> {
         self.header.tensors.iter().find(|t| t.name == name)
     }
 
-    fn required(&self, key: &str) -> Result<usize, ModelError> {
+    pub(super) fn required(&self, key: &str) -> Result<usize, ModelError> {
         match self.uniform(key)? {
             Some(n) => Ok(n),
             None => Err(self.malformed(format!("has no {} in its metadata", self.key_of_family(key)?))),
         }
     }
 
-    fn float_of_family(&self, key: &str) -> Result<Option<f64>, ModelError> {
+    pub(super) fn float_of_family(&self, key: &str) -> Result<Option<f64>, ModelError> {
         self.float(&self.key_of_family(key)?)
     }
 
-    fn required_float(&self, key: &str) -> Result<f64, ModelError> {
+    pub(super) fn required_float(&self, key: &str) -> Result<f64, ModelError> {
         match self.float_of_family(key)? {
             Some(x) => Ok(x),
             None => Err(self.malformed(format!("has no {} in its metadata", self.key_of_family(key)?))),
@@ -351,10 +356,11 @@ impl Gguf {
     }
 }
 
-/// The sizes that every family states in the same keys.
-struct Sizes {
-    d_model: usize,
-    n_layers: usize,
-    n_heads: usize,
-    d_vocab: usize,
+/// The sizes that every architecture states in the same keys.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub d_model: usize,
+    pub n_layers: usize,
+    pub n_heads: usize,
+    pub d_vocab: usize,
 }

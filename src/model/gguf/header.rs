@@ -361,6 +361,17 @@ pub(super) fn integers(file: &[u8], array: &Array) -> Option<Vec<i64>> {
     }
 }
 
+/// The elements of an array of booleans; `None` if they are of another type, or one is neither.
+pub(super) fn booleans(file: &[u8], array: &Array) -> Option<Vec<bool>> {
+    let boolean = |byte: &u8| match byte {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    };
+    let bytes = file.get(array.bytes.clone()).filter(|_| array.element == 7)?;
+    bytes.iter().map(boolean).collect()
+}
+
 /// The elements of an array of float32 or float64; `None` if they are of another type.
 pub(super) fn floats(file: &[u8], array: &Array) -> Option<Vec<f64>> {
     let bytes = file.get(array.bytes.clone())?;

@@ -1,69 +1,52 @@
-//! From llama.cpp's tensor names and layouts to Hugging Face's, family by family.
+//! From llama.cpp's tensor names and layouts to Hugging Face's.
 //!
 //! llama.cpp's converter (`convert_hf_to_gguf.py`, now `conversion/*.py`) renames every tensor and rearranges some; the
 //! arrangements are undone here, and each says which rule of the converter it inverts.
 
+use super::architecture::{Architecture, Name, Part, Rule};
 use super::header::Tensor;
 
-/// The families whose names are known, by `general.architecture`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
-    /// Llama and Mistral; SmolLM3 is the same with another `model_type`.
-    Llama,
-    SmolLm3,
-    Qwen2,
-    Qwen3,
-    Gpt2,
-    GptNeox,
-}
-
-impl Family {
-    pub fn from_architecture(name: &str) -> Option<Self> {
-        Some(match name {
-            "llama" => Family::Llama,
-            "smollm3" => Family::SmolLm3,
-            "qwen2" => Family::Qwen2,
-            "qwen3" => Family::Qwen3,
-            "gpt2" => Family::Gpt2,
-            "gptneox" => Family::GptNeox,
-            _ => return None,
-        })
-    }
-
-    pub const ARCHITECTURES: &str = "llama, smollm3, qwen2, qwen3, gpt2, gptneox";
-}
-
-/// How a tensor of the file becomes Hugging Face's tensor of that name.
+/// How the rows of a tensor of the file become those of Hugging Face's tensor of that name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Layout {
     AsIs,
-    /// `LlamaModel.permute`: the converter turns the rows of a head from Hugging Face's halves `(0 … d/2, d/2 … d)` into
-    /// interleaved pairs `(0, d/2, 1, d/2+1 …)`, because ggml's plain rope rotates neighbours.
+    /// [`Rule::Interleaved`]
     InterleavedHeads {
         d_head: usize,
     },
-    /// `GPT2Model`: Hugging Face's Conv1D is `[in, out]`; the converter writes `[out, in]`.
+    /// [`Rule::Transposed`]
     Transposed,
-    /// `GPTNeoXModel`: Hugging Face keeps `[head, (q, k, v), d_head]` rows; the converter writes all q, all k, all v.
+    /// [`Rule::QkvByGroup`]
     QkvBlocks {
-        n_heads: usize,
+        /// Groups of query heads that share one head of k and v.
+        groups: usize,
+        /// Rows of q in a group.
+        q_rows: usize,
         d_head: usize,
     },
+    /// [`Rule::NormPlusOne`]
+    PlusOne,
 }
 
 impl Layout {
     /// Which row of the file's tensor is row `row` of Hugging Face's.
     pub fn source_row(self, row: usize) -> usize {
         match self {
-            Layout::AsIs | Layout::Transposed => row,
+            Layout::AsIs | Layout::Transposed | Layout::PlusOne => row,
             Layout::InterleavedHeads { d_head } => {
                 let (head, within) = (row / d_head, row % d_head);
                 let (half, i) = (within / (d_head / 2), within % (d_head / 2));
                 head * d_head + 2 * i + half
             }
-            Layout::QkvBlocks { n_heads, d_head } => {
-                let (head, part, i) = (row / (3 * d_head), row / d_head % 3, row % d_head);
-                (part * n_heads + head) * d_head + i
+            Layout::QkvBlocks { groups, q_rows, d_head } => {
+                let (group, within) = (row / (q_rows + 2 * d_head), row % (q_rows + 2 * d_head));
+                match within.checked_sub(q_rows) {
+                    None => group * q_rows + within,
+                    Some(rest) => {
+                        let (part, i) = (rest / d_head, rest % d_head);
+                        groups * q_rows + (part * groups + group) * d_head + i
+                    }
+                }
             }
         }
     }
@@ -76,114 +59,148 @@ pub(super) struct Heads {
     pub n_kv_heads: Option<usize>,
 }
 
-/// Hugging Face's name of a tensor of `family` and how to arrange it; the error says why that cannot be done. A tensor
-/// that the family does not have keeps its name, so that whoever wants the family's tensors finds it left over.
-pub(super) fn hugging_face(family: Family, heads: Heads, tensor: &Tensor) -> Result<(String, Layout), String> {
-    let name = tensor.name.as_str();
-    let unknown = || Ok((name.to_owned(), Layout::AsIs));
-    let Some((stem, suffix)) = name.rsplit_once('.') else { return unknown() };
-    let (layer, stem) = match stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
-        Some((layer, stem)) if layer.bytes().all(|b| b.is_ascii_digit()) => (Some(layer), stem),
-        _ => (None, stem),
-    };
-    let Some(target) = rename(family, layer.is_some(), stem) else { return unknown() };
+impl Heads {
+    fn kv(self) -> Option<usize> {
+        self.n_kv_heads.or(self.n_heads)
+    }
+}
+
+/// A tensor of Hugging Face's and where in a tensor of the file it lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub layout: Layout,
+    /// The row of the file's tensor at which it begins.
+    pub first_row: usize,
+}
+
+/// The tensors of Hugging Face's that `tensor` holds: one, or several where the file joins what is apart there. The error
+/// says why that cannot be told. A tensor that the architecture does not have keeps its name, so that whoever wants the
+/// family's tensors finds it left over.
+pub(super) fn hugging_face(architecture: &Architecture, heads: Heads, tensor: &Tensor) -> Result<Vec<Placed>, String> {
+    let unknown = || Ok(unchanged(tensor));
+    let Some((stem, suffix)) = tensor.name.rsplit_once('.') else { return unknown() };
     if !matches!(suffix, "weight" | "bias") {
         return unknown();
     }
-    let target = match layer {
-        Some(layer) => format!("{}{layer}.{target}.{suffix}", layer_prefix(family)),
-        None => format!("{target}.{suffix}"),
+    let (layer, stem) = match stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+        Some((layer, stem)) if layer.bytes().all(|b| b.is_ascii_digit()) => (layer, format!("blk.{stem}")),
+        _ => ("", stem.to_owned()),
     };
-    let layout = match (family, stem) {
-        (Family::Llama | Family::SmolLm3, "attn_q") => interleaved(heads.n_heads, tensor)?,
-        (Family::Llama | Family::SmolLm3, "attn_k") => interleaved(heads.n_kv_heads.or(heads.n_heads), tensor)?,
-        (Family::Gpt2, "attn_qkv" | "attn_output" | "ffn_up" | "ffn_down") if suffix == "weight" => {
-            if tensor.shape.len() != 2 {
-                return Err(format!("tensor {name:?} has shape {:?}, a matrix was expected", tensor.shape));
-            }
-            Layout::Transposed
-        }
-        (Family::GptNeox, "attn_qkv") => {
-            let n_heads = heads.n_heads.unwrap_or(0);
-            match tensor.shape[0].checked_div(n_heads.saturating_mul(3)) {
-                Some(d_head) if d_head > 0 && d_head * 3 * n_heads == tensor.shape[0] => {
-                    Layout::QkvBlocks { n_heads, d_head }
-                }
-                _ => return Err(not_by_heads(tensor, heads.n_heads)),
-            }
-        }
-        _ => Layout::AsIs,
+    let target = |name: &Name| format!("{}.{suffix}", name.hugging_face.replace("{l}", layer));
+    let Some(name) = architecture.name_of(&stem) else {
+        let parts = [Part::Q, Part::K, Part::V].map(|part| architecture.name_of(part.stem()));
+        return match (stem.as_str(), parts) {
+            ("blk.attn_qkv", [Some(q), Some(k), Some(v)]) => split(heads, tensor, suffix, [q, k, v], target),
+            _ => unknown(),
+        };
     };
-    Ok((target, layout))
+    let one = |layout, shape| Ok(vec![placed(target(name), shape, layout)]);
+    let whole = tensor.shape.clone();
+    match name.rule {
+        Rule::PerHead => {
+            let [n_heads, width] = whole[..] else { return Err(not_a_matrix(tensor)) };
+            let head = |h: usize| Placed {
+                first_row: h,
+                ..placed(target(name).replace("{h}", &h.to_string()), vec![width], Layout::AsIs)
+            };
+            Ok((0..n_heads).map(head).collect())
+        }
+        Rule::QkvByGroup => one(by_group(heads, tensor)?, whole),
+        rule => {
+            let layout = layout(rule, heads, &tensor.name, &whole, suffix)?;
+            let shape = if layout == Layout::Transposed { whole.into_iter().rev().collect() } else { whole };
+            one(layout, shape)
+        }
+    }
 }
 
-fn interleaved(n_heads: Option<usize>, tensor: &Tensor) -> Result<Layout, String> {
-    let rows = tensor.shape[0];
+/// A tensor under its own name.
+pub(super) fn unchanged(tensor: &Tensor) -> Vec<Placed> {
+    vec![placed(tensor.name.clone(), tensor.shape.clone(), Layout::AsIs)]
+}
+
+fn placed(name: String, shape: Vec<usize>, layout: Layout) -> Placed {
+    Placed { name, shape, layout, first_row: 0 }
+}
+
+/// What `rule` means for the tensor `name` of this shape.
+fn layout(rule: Rule, heads: Heads, name: &str, shape: &[usize], suffix: &str) -> Result<Layout, String> {
+    let of_weight = suffix == "weight";
+    match rule {
+        Rule::Interleaved(part) => interleaved(heads, part, name, shape),
+        Rule::InterleavedWeight(part) if of_weight => interleaved(heads, part, name, shape),
+        Rule::Transposed if of_weight && shape.len() != 2 => {
+            Err(format!("tensor {name:?} has shape {shape:?}, a matrix was expected"))
+        }
+        Rule::Transposed if of_weight => Ok(Layout::Transposed),
+        Rule::NormPlusOne if of_weight => Ok(Layout::PlusOne),
+        _ => Ok(Layout::AsIs),
+    }
+}
+
+fn interleaved(heads: Heads, part: Part, name: &str, shape: &[usize]) -> Result<Layout, String> {
+    let (rows, n_heads) = (shape[0], if part == Part::Q { heads.n_heads } else { heads.kv() });
     match rows.checked_div(n_heads.unwrap_or(0)) {
         Some(d_head) if d_head > 0 && d_head.is_multiple_of(2) && rows.is_multiple_of(d_head) => {
             Ok(Layout::InterleavedHeads { d_head })
         }
-        _ => Err(not_by_heads(tensor, n_heads)),
+        _ => Err(not_by_heads(name, rows, n_heads)),
     }
 }
 
-fn not_by_heads(tensor: &Tensor, n_heads: Option<usize>) -> String {
-    let (name, rows) = (&tensor.name, tensor.shape[0]);
+/// Widths of q, k and v in a tensor that holds all three, by the head counts.
+fn widths(heads: Heads, tensor: &Tensor) -> Result<(usize, usize, usize), String> {
+    let rows = tensor.shape[0];
+    let error = || not_by_heads(&tensor.name, rows, heads.n_heads);
+    let (Some(n), Some(kv)) = (heads.n_heads, heads.kv()) else { return Err(error()) };
+    let all = kv.checked_mul(2).and_then(|kv| n.checked_add(kv)).unwrap_or(0);
+    match rows.checked_div(all) {
+        Some(d_head) if d_head > 0 && d_head * all == rows => Ok((n * d_head, kv * d_head, d_head)),
+        _ => Err(error()),
+    }
+}
+
+fn by_group(heads: Heads, tensor: &Tensor) -> Result<Layout, String> {
+    let (q, kv, d_head) = widths(heads, tensor)?;
+    let groups = kv / d_head;
+    if !q.is_multiple_of(groups * d_head) {
+        return Err(not_by_heads(&tensor.name, tensor.shape[0], Some(groups)));
+    }
+    Ok(Layout::QkvBlocks { groups, q_rows: q / groups, d_head })
+}
+
+/// One tensor of all q, all k and all v where Hugging Face has three.
+fn split(
+    heads: Heads,
+    tensor: &Tensor,
+    suffix: &str,
+    names: [&Name; 3],
+    target: impl Fn(&Name) -> String,
+) -> Result<Vec<Placed>, String> {
+    let (q, kv, _) = widths(heads, tensor)?;
+    let mut first_row = 0;
+    let part = |(name, rows): (&Name, usize)| {
+        let mut shape = tensor.shape.clone();
+        shape[0] = rows;
+        let layout = layout(name.rule, heads, &tensor.name, &shape, suffix)?;
+        let at = Placed { first_row, ..placed(target(name), shape, layout) };
+        first_row += rows;
+        Ok(at)
+    };
+    names.into_iter().zip([q, kv, kv]).map(part).collect()
+}
+
+fn not_a_matrix(tensor: &Tensor) -> String {
+    format!("tensor {:?} has shape {:?}, a matrix was expected", tensor.name, tensor.shape)
+}
+
+fn not_by_heads(name: &str, rows: usize, n_heads: Option<usize>) -> String {
     match n_heads {
         None => format!("the number of heads is missing from the metadata, and tensor {name:?} needs it"),
         Some(n) => format!("tensor {name:?} has {rows} rows, which {n} heads cannot share evenly"),
     }
-}
-
-fn layer_prefix(family: Family) -> &'static str {
-    match family {
-        Family::Llama | Family::SmolLm3 | Family::Qwen2 | Family::Qwen3 => "model.layers.",
-        Family::Gpt2 => "transformer.h.",
-        Family::GptNeox => "gpt_neox.layers.",
-    }
-}
-
-/// llama.cpp's name of a module (`gguf-py/gguf/tensor_mapping.py`) to Hugging Face's.
-fn rename(family: Family, in_layer: bool, stem: &str) -> Option<&'static str> {
-    Some(match (family, in_layer, stem) {
-        (Family::Gpt2, false, "token_embd") => "transformer.wte",
-        (Family::Gpt2, false, "position_embd") => "transformer.wpe",
-        (Family::Gpt2, false, "output_norm") => "transformer.ln_f",
-        (Family::Gpt2, false, "output") => "lm_head",
-        (Family::Gpt2, true, "attn_norm") => "ln_1",
-        (Family::Gpt2, true, "attn_qkv") => "attn.c_attn",
-        (Family::Gpt2, true, "attn_output") => "attn.c_proj",
-        (Family::Gpt2, true, "ffn_norm") => "ln_2",
-        (Family::Gpt2, true, "ffn_up") => "mlp.c_fc",
-        (Family::Gpt2, true, "ffn_down") => "mlp.c_proj",
-
-        (Family::GptNeox, false, "token_embd") => "gpt_neox.embed_in",
-        (Family::GptNeox, false, "output_norm") => "gpt_neox.final_layer_norm",
-        (Family::GptNeox, false, "output") => "embed_out",
-        (Family::GptNeox, true, "attn_norm") => "input_layernorm",
-        (Family::GptNeox, true, "attn_qkv") => "attention.query_key_value",
-        (Family::GptNeox, true, "attn_output") => "attention.dense",
-        (Family::GptNeox, true, "ffn_norm") => "post_attention_layernorm",
-        (Family::GptNeox, true, "ffn_up") => "mlp.dense_h_to_4h",
-        (Family::GptNeox, true, "ffn_down") => "mlp.dense_4h_to_h",
-        (Family::Gpt2 | Family::GptNeox, ..) => return None,
-
-        (_, false, "token_embd") => "model.embed_tokens",
-        (_, false, "output_norm") => "model.norm",
-        (_, false, "output") => "lm_head",
-        (_, true, "attn_norm") => "input_layernorm",
-        (_, true, "attn_q") => "self_attn.q_proj",
-        (_, true, "attn_k") => "self_attn.k_proj",
-        (_, true, "attn_v") => "self_attn.v_proj",
-        (_, true, "attn_output") => "self_attn.o_proj",
-        (Family::Qwen3, true, "attn_q_norm") => "self_attn.q_norm",
-        (Family::Qwen3, true, "attn_k_norm") => "self_attn.k_norm",
-        (_, true, "ffn_norm") => "post_attention_layernorm",
-        (_, true, "ffn_gate") => "mlp.gate_proj",
-        (_, true, "ffn_up") => "mlp.up_proj",
-        (_, true, "ffn_down") => "mlp.down_proj",
-        _ => return None,
-    })
 }
 
 #[cfg(test)]
@@ -199,8 +216,16 @@ mod tests {
 
     #[test]
     fn blocks_of_q_k_and_v_go_back_to_heads() {
-        let layout = Layout::QkvBlocks { n_heads: 2, d_head: 2 };
+        let layout = Layout::QkvBlocks { groups: 2, q_rows: 2, d_head: 2 };
         let rows: Vec<usize> = (0..12).map(|row| layout.source_row(row)).collect();
         assert_eq!(rows, [0, 1, 4, 5, 8, 9, 2, 3, 6, 7, 10, 11]);
+    }
+
+    #[test]
+    fn heads_of_q_stay_with_the_k_and_v_that_they_share() {
+        // Two groups of two heads of q, one dimension each: q0 q1 k0 v0, q2 q3 k1 v1.
+        let layout = Layout::QkvBlocks { groups: 2, q_rows: 2, d_head: 1 };
+        let rows: Vec<usize> = (0..8).map(|row| layout.source_row(row)).collect();
+        assert_eq!(rows, [0, 1, 4, 6, 2, 3, 5, 7]);
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! The file is the writer's word against the reader's: see `header.rs` for what is checked before anything is believed.
 
+mod architecture;
 mod config;
 mod ggml;
 mod header;
@@ -13,8 +14,9 @@ mod layout;
 mod vocabulary;
 
 use super::{Checkpoint, ModelError, TensorInfo, Tokenizer};
+use architecture::Architecture;
 use header::{Array, Fault, Header, Tensor, Value};
-use layout::{Family, Heads, Layout};
+use layout::{Heads, Layout, Placed};
 use memmap2::Mmap;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -36,15 +38,18 @@ pub struct Gguf {
     header: Header,
     infos: BTreeMap<String, TensorInfo>,
     sources: BTreeMap<String, Source>,
-    /// Index of `rope_freqs.weight`, which is configuration and not a parameter.
-    rope_freqs: Option<usize>,
 }
+
+/// Tensors that are configuration, not parameters: the config has them.
+const CONFIGURATION: [&str; 3] = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
 
 /// Where a tensor with a Hugging Face name comes from.
 #[derive(Debug, Clone, Copy)]
-struct Source {
-    tensor: usize,
-    layout: Layout,
+enum Source {
+    /// Rows of a tensor of the file, from `first_row` on.
+    Tensor { index: usize, first_row: usize, layout: Layout },
+    /// One number of the metadata.
+    Number(f32),
 }
 
 impl Gguf {
@@ -77,14 +82,7 @@ impl Gguf {
             Fault::Malformed(reason) => malformed(reason),
             Fault::Unsupported(reason) => ModelError::Unsupported { path: path.to_owned(), reason },
         })?;
-        let mut gguf = Gguf {
-            path: path.to_owned(),
-            map,
-            header,
-            infos: BTreeMap::new(),
-            sources: BTreeMap::new(),
-            rope_freqs: None,
-        };
+        let mut gguf = Gguf { path: path.to_owned(), map, header, infos: BTreeMap::new(), sources: BTreeMap::new() };
         if let Some(parts) = gguf.unsigned("split.count")?.filter(|parts| *parts > 1) {
             return Err(gguf.unsupported(format!(
                 "is one part of {parts}; put them together first: llama-gguf-split --merge FIRST-PART WHOLE.gguf"
@@ -100,36 +98,56 @@ impl Gguf {
     }
 
     fn name_tensors(&mut self) -> Result<(), ModelError> {
-        let family = match self.header.metadata.get("general.architecture") {
-            Some(Value::String(name)) => Family::from_architecture(name),
+        let architecture = match self.header.metadata.get("general.architecture") {
+            Some(Value::String(name)) => Architecture::find(name, &self.header.tensors),
             _ => None,
         };
-        let heads = match family {
+        let heads = match architecture {
             Some(_) => Heads {
                 n_heads: self.uniform("attention.head_count")?,
                 n_kv_heads: self.uniform("attention.head_count_kv")?,
             },
             None => Heads::default(),
         };
+        let mut named = Vec::new();
         for (index, tensor) in self.header.tensors.iter().enumerate() {
-            if tensor.name == "rope_freqs.weight" {
-                self.rope_freqs = Some(index);
+            if CONFIGURATION.contains(&tensor.name.as_str()) {
                 continue;
             }
-            let (name, layout) = match family {
-                Some(family) => layout::hugging_face(family, heads, tensor).map_err(|r| self.malformed(r))?,
-                None => (tensor.name.clone(), Layout::AsIs),
+            let placed = match architecture {
+                Some(a) => layout::hugging_face(a, heads, tensor).map_err(|r| self.malformed(r))?,
+                None => layout::unchanged(tensor),
             };
-            let mut shape = tensor.shape.clone();
-            if layout == Layout::Transposed {
-                shape.reverse();
+            for Placed { name, shape, layout, first_row } in placed {
+                let info = TensorInfo { shape, dtype: tensor.kind.name().to_owned() };
+                named.push((name, info, Source::Tensor { index, first_row, layout }));
             }
-            if self.sources.insert(name.clone(), Source { tensor: index, layout }).is_some() {
+        }
+        for (name, shape, x) in architecture.map_or(Ok(Vec::new()), |a| self.numbers(a))? {
+            named.push((name, TensorInfo { shape, dtype: "F32".to_owned() }, Source::Number(x)));
+        }
+        for (name, info, source) in named {
+            if self.sources.insert(name.clone(), source).is_some() {
                 return Err(self.malformed(format!("two tensors are {name:?} in Hugging Face's names")));
             }
-            self.infos.insert(name, TensorInfo { shape, dtype: tensor.kind.name().to_owned() });
+            self.infos.insert(name, info);
         }
         Ok(())
+    }
+
+    /// Parameters that are metadata here: name, shape and value.
+    fn numbers(&self, architecture: &Architecture) -> Result<Vec<(String, Vec<usize>, f32)>, ModelError> {
+        let mut numbers = Vec::new();
+        for (key, name, shape) in architecture.numbers {
+            let Some(array) = self.array(key)? else { continue };
+            let values = header::floats(&self.map, array).ok_or_else(|| self.wrong_type(key, "an array of floats"))?;
+            if values.len() > self.header.tensors.len() {
+                return Err(self.malformed(format!("has {} numbers in {key}, one for each layer", values.len())));
+            }
+            let named = |(l, x): (usize, f64)| (name.replace("{l}", &l.to_string()), shape.to_vec(), x as f32);
+            numbers.extend(values.into_iter().enumerate().map(named));
+        }
+        Ok(numbers)
     }
 
     /// Gives the pages of `tensor` back to the system; they come again from the file if they are needed.
@@ -168,23 +186,33 @@ impl Checkpoint for Gguf {
         let Some(source) = self.sources.get(name) else {
             return Err(wrong(format!("is not in {}", self.path.display())));
         };
-        let tensor = &self.header.tensors[source.tensor];
-        let n_elements: usize = tensor.shape.iter().product();
+        let n_elements = self.infos.get(name).map_or(0, TensorInfo::len);
         if out.len() != n_elements {
             return Err(wrong(format!("has {n_elements} elements; room for {} was given", out.len())));
         }
+        let (index, first_row, layout) = match *source {
+            Source::Tensor { index, first_row, layout } => (index, first_row, layout),
+            Source::Number(x) => {
+                out.fill(x);
+                return Ok(());
+            }
+        };
+        let tensor = &self.header.tensors[index];
         let rows = Rows { bytes: &self.map[tensor.bytes.clone()], tensor };
-        if tensor.shape.len() == 1 && source.layout != Layout::AsIs {
+        if tensor.shape.len() == 1 && (layout != Layout::AsIs || out.len() != tensor.columns()) {
             // A bias: its rows are single numbers, which may share a block.
-            let mut whole = vec![0.0; n_elements];
+            let mut whole = vec![0.0; tensor.columns()];
             rows.widen(0, &mut whole);
             for (row, o) in out.iter_mut().enumerate() {
-                *o = whole[source.layout.source_row(row)];
+                *o = whole[first_row + layout.source_row(row)];
             }
-        } else if source.layout == Layout::Transposed {
+        } else if layout == Layout::Transposed {
             self.read_transposed(&rows, out);
         } else {
-            self.read_rows(&rows, source.layout, out);
+            self.read_rows(&rows, first_row, layout, out);
+        }
+        if layout == Layout::PlusOne {
+            out.iter_mut().for_each(|x| *x -= 1.0);
         }
         self.give_back(tensor);
         Ok(())
@@ -192,7 +220,7 @@ impl Checkpoint for Gguf {
 }
 
 impl Gguf {
-    fn read_rows(&self, rows: &Rows, layout: Layout, out: &mut [f32]) {
+    fn read_rows(&self, rows: &Rows, first_row: usize, layout: Layout, out: &mut [f32]) {
         let columns = rows.tensor.columns();
         let together = rows.at_a_time();
         for (slice, out) in out.chunks_mut(together * columns).enumerate() {
@@ -200,7 +228,7 @@ impl Gguf {
                 self.give_back(rows.tensor);
             }
             let first = slice * together;
-            let widen = |(i, out): (usize, &mut [f32])| rows.widen(layout.source_row(first + i), out);
+            let widen = |(i, out): (usize, &mut [f32])| rows.widen(first_row + layout.source_row(first + i), out);
             if out.len() < WORTH_SHARING {
                 out.chunks_mut(columns).enumerate().for_each(widen);
             } else {

@@ -1,0 +1,205 @@
+//! Every architecture of llama.cpp that patchwave reads: a GGUF file of a tiny Hugging Face model is that model again, its
+//! spec and each of its parameters.
+//!
+//! Fixtures: tests/fixtures/gguf/make_families.py, of the folders in tests/fixtures/hf.
+
+use patchwave::model::spec::{AttnSpec, NormWeight, Op};
+use patchwave::model::{ModelFiles, ModelSpec, Params};
+use std::path::Path;
+
+struct Pair {
+    folder: ModelFiles,
+    gguf: ModelFiles,
+}
+
+fn open(case: &str) -> Pair {
+    let open = |path: String| ModelFiles::open(Path::new(&path), &[]).unwrap_or_else(|e| panic!("{path}: {e}"));
+    Pair {
+        folder: open(format!("tests/fixtures/hf/{case}")),
+        gguf: open(format!("tests/fixtures/gguf/hf-{case}.gguf")),
+    }
+}
+
+/// The file is the folder, but for what `unrecorded` does to the folder's spec: what GGUF does not say.
+fn is_the_folder_but(case: &str, unrecorded: impl Fn(&mut ModelSpec)) {
+    let Pair { folder, gguf } = open(case);
+    let mut expected = folder.spec.clone();
+    unrecorded(&mut expected);
+    assert_eq!(gguf.spec, expected, "{case}");
+    let plus_one: Vec<String> = gguf
+        .spec
+        .norms()
+        .into_iter()
+        .filter(|n| n.weight == NormWeight::OnePlusScale)
+        .map(|n| format!("{}.weight", n.tensor))
+        .collect();
+    for param in gguf.spec.params() {
+        let len = param.shape.iter().product();
+        let read = |params: &dyn Params| {
+            let mut out = vec![f32::NAN; len];
+            params.read(&param.name, &mut out).unwrap_or_else(|e| panic!("{case}: {e}"));
+            out
+        };
+        let (mut original, file) = (read(&*folder.params), read(&*gguf.params));
+        if plus_one.contains(&param.name) {
+            // The file has fl(1 + w), which is all that the forward pass makes of w.
+            original.iter_mut().for_each(|w| *w = (*w + 1.0) - 1.0);
+        }
+        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&file), bits(&original), "{case}: {}", param.name);
+    }
+}
+
+fn is_the_folder(case: &str) {
+    is_the_folder_but(case, |_| {});
+}
+
+#[test]
+fn gemma() {
+    is_the_folder("gemma");
+}
+
+/// Neither Gemma-2's nor Gemma-3's scale of the scores is recorded: the width of a head, as in all but the 27B models.
+fn scaled_by_the_width_of_a_head(spec: &mut ModelSpec) {
+    each_attn(spec, |attn| attn.scale = (attn.d_qk as f64).powf(-0.5) as f32);
+}
+
+#[test]
+fn gemma2() {
+    is_the_folder_but("gemma2", scaled_by_the_width_of_a_head);
+}
+
+#[test]
+fn gemma3() {
+    is_the_folder_but("gemma3", scaled_by_the_width_of_a_head);
+    is_the_folder_but("gemma3_linear", scaled_by_the_width_of_a_head);
+}
+
+#[test]
+fn phi2() {
+    is_the_folder("phi");
+}
+
+#[test]
+fn phi3() {
+    is_the_folder("phi3");
+    is_the_folder("phi3_longrope");
+}
+
+#[test]
+fn olmo() {
+    is_the_folder("olmo");
+}
+
+#[test]
+fn olmo2_and_olmo3() {
+    is_the_folder("olmo2");
+    is_the_folder("olmo3_yarn");
+}
+
+#[test]
+fn exaone4() {
+    is_the_folder("exaone4");
+    is_the_folder("exaone4_full");
+}
+
+/// The converter writes a length of 2048 and no base of the rope.
+#[test]
+fn falcon() {
+    is_the_folder("falcon_7b");
+    is_the_folder("falcon_40b");
+    is_the_folder_but("falcon_11b", |spec| spec.n_ctx = Some(2048));
+}
+
+/// The converter writes d_model for the length of a model in Hugging Face's own format.
+#[test]
+fn chatglm() {
+    is_the_folder_but("glm", |spec| spec.n_ctx = Some(spec.d_model));
+}
+
+#[test]
+fn glm4() {
+    is_the_folder("glm4");
+}
+
+#[test]
+fn command_r() {
+    is_the_folder("cohere");
+    is_the_folder("cohere_qk_norm");
+}
+
+#[test]
+fn cohere2() {
+    is_the_folder("cohere2");
+}
+
+#[test]
+fn granite() {
+    is_the_folder("granite");
+    is_the_folder("granite_biased");
+}
+
+#[test]
+fn nemotron() {
+    is_the_folder("nemotron");
+    is_the_folder("nemotron_biased");
+}
+
+#[test]
+fn stablelm() {
+    is_the_folder("stablelm");
+    is_the_folder("stablelm_12b");
+}
+
+/// The window is not recorded.
+#[test]
+fn starcoder2() {
+    is_the_folder_but("starcoder2", |spec| each_attn(spec, |attn| attn.window = None));
+}
+
+#[test]
+fn starcoder() {
+    is_the_folder("gpt_bigcode");
+}
+
+#[test]
+fn bloom() {
+    is_the_folder("bloom");
+}
+
+/// A scale of the scores of its own is not recorded.
+#[test]
+fn mpt() {
+    is_the_folder("mpt");
+    is_the_folder_but("mpt_clipped", scaled_by_the_width_of_a_head);
+}
+
+#[test]
+fn seed_oss() {
+    is_the_folder("seed_oss");
+}
+
+/// The scaling of the rope comes as divisors that were rounded to float32.
+#[test]
+fn apertus() {
+    let rounded = open("apertus").gguf.spec.ropes[0].inv_freq.clone();
+    is_the_folder_but("apertus", |spec| {
+        for (exact, rounded) in spec.ropes[0].inv_freq.iter_mut().zip(&rounded) {
+            assert!((*exact - rounded).abs() <= 2e-7 * *exact, "{exact} {rounded}");
+            *exact = *rounded;
+        }
+    });
+}
+
+#[test]
+fn ministral3() {
+    is_the_folder("ministral3");
+}
+
+fn each_attn(spec: &mut ModelSpec, change: impl Fn(&mut AttnSpec)) {
+    for sub in spec.blocks.iter_mut().flat_map(|b| &mut b.subs) {
+        if let Op::Attn(attn) = &mut sub.op {
+            change(attn);
+        }
+    }
+}
