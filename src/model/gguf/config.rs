@@ -214,17 +214,15 @@ impl Gguf {
 
     fn rope_scaling(&self, n_rot: usize) -> Result<Option<Value>, ModelError> {
         let kind = self.string(&self.key_of_family("rope.scaling.type")?)?.filter(|kind| *kind != "none");
+        let by_tensor = ["rope_freqs.weight", "rope_factors_long.weight"].into_iter().find(|t| self.tensor(t).is_some());
+        if let (Some(tensor), Some(kind)) = (by_tensor, kind.filter(|kind| *kind != "longrope")) {
+            return Err(self.unsupported(format!("scales its rope twice: {kind:?} and {tensor}")));
+        }
         if let Some(factors) = self.rope_factors("rope_freqs.weight", n_rot)? {
-            if let Some(kind) = kind {
-                return Err(self.unsupported(format!("scales its rope twice: {kind:?} and rope_freqs.weight")));
-            }
             return Ok(Some(json!({"rope_type": "rope_freqs", "factors": factors})));
         }
         if let Some(scaling) = self.longrope(n_rot)? {
-            return match kind {
-                None | Some("longrope") => Ok(Some(scaling)),
-                Some(kind) => Err(self.unsupported(format!("scales its rope twice: {kind:?} and rope_factors_long"))),
-            };
+            return Ok(Some(scaling));
         }
         if let Some(x) = self.float_of_family("rope.scaling.attn_factor")?.filter(|x| *x != 1.0 && *x != 0.0) {
             return Err(self.unsupported(format!("has the attention factor {x} without rope_factors_long.weight")));
