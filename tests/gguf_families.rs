@@ -3,9 +3,13 @@
 //!
 //! Fixtures: tests/fixtures/gguf/make_families.py, of the folders in tests/fixtures/hf.
 
+#[path = "fixtures/gguf/writer.rs"]
+mod writer;
+
 use patchwave::model::spec::{AttnSpec, NormWeight, Op};
 use patchwave::model::{ModelFiles, ModelSpec, Params};
 use std::path::Path;
+use writer::GgufFile;
 
 struct Pair {
     folder: ModelFiles,
@@ -202,4 +206,45 @@ fn each_attn(spec: &mut ModelSpec, change: impl Fn(&mut AttnSpec)) {
             change(attn);
         }
     }
+}
+
+/// Layers of their own: the second has no attention, the third neither attention nor MLP, and the last shares one KV head.
+#[test]
+fn deci() {
+    let mut file = GgufFile::new("deci")
+        .u32("deci.block_count", 4)
+        .u32("deci.context_length", 64)
+        .u32("deci.embedding_length", 8)
+        .i32s("deci.attention.head_count", &[2, 0, 0, 2])
+        .i32s("deci.attention.head_count_kv", &[2, 0, 0, 1])
+        .i32s("deci.feed_forward_length", &[12, 16, 0, 10])
+        .u32("deci.attention.key_length", 4)
+        .u32("deci.attention.value_length", 4)
+        .u32("deci.rope.dimension_count", 4)
+        .f32("deci.attention.layer_norm_rms_epsilon", 1e-5)
+        .zeros("token_embd.weight", &[8, 5])
+        .zeros("output.weight", &[8, 5])
+        .zeros("output_norm.weight", &[8]);
+    for (layer, kv_rows) in [(0, 8), (3, 4)] {
+        file = file
+            .zeros(&format!("blk.{layer}.attn_norm.weight"), &[8])
+            .zeros(&format!("blk.{layer}.attn_q.weight"), &[8, 8])
+            .zeros(&format!("blk.{layer}.attn_k.weight"), &[8, kv_rows])
+            .zeros(&format!("blk.{layer}.attn_v.weight"), &[8, kv_rows])
+            .zeros(&format!("blk.{layer}.attn_output.weight"), &[8, 8]);
+    }
+    for (layer, width) in [(0, 12), (1, 16), (3, 10)] {
+        file = file
+            .zeros(&format!("blk.{layer}.ffn_norm.weight"), &[8])
+            .zeros(&format!("blk.{layer}.ffn_gate.weight"), &[8, width])
+            .zeros(&format!("blk.{layer}.ffn_up.weight"), &[8, width])
+            .zeros(&format!("blk.{layer}.ffn_down.weight"), &[width, 8]);
+    }
+    let saved = file.save();
+    let spec = ModelFiles::open(&saved.path, &[]).unwrap().spec;
+    assert_eq!(spec.family, "nemotron-nas");
+    let kv: Vec<_> = (0..4).map(|l| spec.attn(l).map(|a| (a.n_heads, a.n_kv_heads, a.d_qk))).collect();
+    assert_eq!(kv, [Some((2, 2, 4)), None, None, Some((2, 1, 4))]);
+    let widths: Vec<_> = (0..4).map(|l| spec.mlp(l).map(|m| m.d_mlp)).collect();
+    assert_eq!(widths, [Some(12), Some(16), None, Some(10)]);
 }

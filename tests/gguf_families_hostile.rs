@@ -192,6 +192,30 @@ fn numbers_of_an_activation_that_are_none_or_too_many() {
     refused(&least("apertus").f32s("xielu.eps", &[0.0; 9]), &["9 numbers in xielu.eps"]);
 }
 
+#[test]
+fn layers_of_deci_that_are_none() {
+    let file = |heads: &[i32], kv: &[i32], widths: &[i32]| {
+        GgufFile::new("deci")
+            .u32("deci.block_count", 2)
+            .u32("deci.embedding_length", 8)
+            .i32s("deci.attention.head_count", heads)
+            .i32s("deci.attention.head_count_kv", kv)
+            .i32s("deci.feed_forward_length", widths)
+            .f32("deci.attention.layer_norm_rms_epsilon", 1e-6)
+            .zeros("token_embd.weight", &[8, 5])
+            .zeros("output_norm.weight", &[8])
+    };
+    refused(&file(&[2, 2], &[2, 0], &[12, 12]), &["layer 1", "linear map in place of attention"]);
+    refused(&file(&[2, 2, 2], &[2, 1], &[12, 12]), &["3 numbers", "deci.attention.head_count", "2 layers"]);
+    refused(&file(&[2, 2], &[2, 1], &[12, 12, 12]), &["deci.feed_forward_length", "2 layers"]);
+    refused(&file(&[4, 2], &[2, 2], &[12, 12]), &["layer 1 has 2 heads on 2 KV heads of 4"]);
+    refused(&file(&[2, 2], &[2, 3], &[12, 12]), &["layer 1 has 2 heads on 3 KV heads"]);
+    refused(&file(&[0, 0], &[0, 0], &[12, 12]), &["0 heads share 8"]);
+    refused(&file(&[2, -2], &[2, 1], &[12, 12]), &["deci.attention.head_count", "negative"]);
+    let without_heads = file(&[2, 0], &[2, 0], &[12, 12]).zeros("blk.1.attn_k.weight", &[8, 8]);
+    refused(&without_heads, &["\"blk.1.attn_k.weight\"", "0 heads"]);
+}
+
 /// From the file to the last parameter, or to an error; never a panic.
 #[test]
 fn a_file_with_any_byte_of_its_header_changed_never_panics() {

@@ -182,13 +182,18 @@ impl Gguf {
     }
 
     pub(super) fn sizes(&self) -> Result<Sizes, ModelError> {
+        self.sizes_with(|| self.required("attention.head_count"))
+    }
+
+    /// The sizes of a model with this many heads.
+    pub(super) fn sizes_with(&self, n_heads: impl Fn() -> Result<usize, ModelError>) -> Result<Sizes, ModelError> {
         let Some(embedding) = self.tensor("token_embd.weight").filter(|t| t.shape.len() == 2) else {
             return Err(self.malformed("has no matrix token_embd.weight: it holds no whole model"));
         };
         let sizes = Sizes {
             d_model: self.required("embedding_length")?,
             n_layers: self.required("block_count")?,
-            n_heads: self.required("attention.head_count")?,
+            n_heads: n_heads()?,
             d_vocab: embedding.shape[0],
         };
         if embedding.shape[1] != sizes.d_model {
@@ -214,7 +219,8 @@ impl Gguf {
 
     fn rope_scaling(&self, n_rot: usize) -> Result<Option<Value>, ModelError> {
         let kind = self.string(&self.key_of_family("rope.scaling.type")?)?.filter(|kind| *kind != "none");
-        let by_tensor = ["rope_freqs.weight", "rope_factors_long.weight"].into_iter().find(|t| self.tensor(t).is_some());
+        let by_tensor =
+            ["rope_freqs.weight", "rope_factors_long.weight"].into_iter().find(|t| self.tensor(t).is_some());
         if let (Some(tensor), Some(kind)) = (by_tensor, kind.filter(|kind| *kind != "longrope")) {
             return Err(self.unsupported(format!("scales its rope twice: {kind:?} and {tensor}")));
         }

@@ -59,6 +59,25 @@ pub(super) struct Heads {
     pub n_kv_heads: Option<usize>,
 }
 
+/// The head counts of a model, or of each of its layers.
+#[derive(Debug)]
+pub(super) enum HeadsOf {
+    All(Heads),
+    Layers { n_heads: Vec<usize>, n_kv_heads: Vec<usize> },
+}
+
+impl HeadsOf {
+    fn layer(&self, layer: &str) -> Heads {
+        match self {
+            HeadsOf::All(heads) => *heads,
+            HeadsOf::Layers { n_heads, n_kv_heads } => {
+                let of = |counts: &[usize]| layer.parse::<usize>().ok().and_then(|l| counts.get(l).copied());
+                Heads { n_heads: of(n_heads), n_kv_heads: of(n_kv_heads) }
+            }
+        }
+    }
+}
+
 impl Heads {
     fn kv(self) -> Option<usize> {
         self.n_kv_heads.or(self.n_heads)
@@ -78,7 +97,11 @@ pub(super) struct Placed {
 /// The tensors of Hugging Face's that `tensor` holds: one, or several where the file joins what is apart there. The error
 /// says why that cannot be told. A tensor that the architecture does not have keeps its name, so that whoever wants the
 /// family's tensors finds it left over.
-pub(super) fn hugging_face(architecture: &Architecture, heads: Heads, tensor: &Tensor) -> Result<Vec<Placed>, String> {
+pub(super) fn hugging_face(
+    architecture: &Architecture,
+    heads: &HeadsOf,
+    tensor: &Tensor,
+) -> Result<Vec<Placed>, String> {
     let unknown = || Ok(unchanged(tensor));
     let Some((stem, suffix)) = tensor.name.rsplit_once('.') else { return unknown() };
     if !matches!(suffix, "weight" | "bias") {
@@ -88,6 +111,7 @@ pub(super) fn hugging_face(architecture: &Architecture, heads: Heads, tensor: &T
         Some((layer, stem)) if layer.bytes().all(|b| b.is_ascii_digit()) => (layer, format!("blk.{stem}")),
         _ => ("", stem.to_owned()),
     };
+    let heads = heads.layer(layer);
     let target = |name: &Name| format!("{}.{suffix}", name.hugging_face.replace("{l}", layer));
     let Some(name) = architecture.name_of(&stem) else {
         let parts = [Part::Q, Part::K, Part::V].map(|part| architecture.name_of(part.stem()));

@@ -16,7 +16,7 @@ mod vocabulary;
 use super::{Checkpoint, ModelError, TensorInfo, Tokenizer};
 use architecture::Architecture;
 use header::{Array, Fault, Header, Tensor, Value};
-use layout::{Heads, Layout, Placed};
+use layout::{Heads, HeadsOf, Layout, Placed};
 use memmap2::Mmap;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -103,11 +103,15 @@ impl Gguf {
             _ => None,
         };
         let heads = match architecture {
-            Some(_) => Heads {
+            Some(a) if a.varies => HeadsOf::Layers {
+                n_heads: self.per_layer("attention.head_count")?.unwrap_or_default(),
+                n_kv_heads: self.per_layer("attention.head_count_kv")?.unwrap_or_default(),
+            },
+            Some(_) => HeadsOf::All(Heads {
                 n_heads: self.uniform("attention.head_count")?,
                 n_kv_heads: self.uniform("attention.head_count_kv")?,
-            },
-            None => Heads::default(),
+            }),
+            None => HeadsOf::All(Heads::default()),
         };
         let mut named = Vec::new();
         for (index, tensor) in self.header.tensors.iter().enumerate() {
@@ -115,7 +119,7 @@ impl Gguf {
                 continue;
             }
             let placed = match architecture {
-                Some(a) => layout::hugging_face(a, heads, tensor).map_err(|r| self.malformed(r))?,
+                Some(a) => layout::hugging_face(a, &heads, tensor).map_err(|r| self.malformed(r))?,
                 None => layout::unchanged(tensor),
             };
             for Placed { name, shape, layout, first_row } in placed {
@@ -337,24 +341,31 @@ impl Gguf {
         }
     }
 
+    /// Integers of the family, one for each layer; a single number is a list of one.
+    fn per_layer(&self, key: &str) -> Result<Option<Vec<usize>>, ModelError> {
+        let key = self.key_of_family(key)?;
+        let Some(Value::Array(array)) = self.header.metadata.get(&key) else {
+            let Some(n) = self.unsigned(&key)? else { return Ok(None) };
+            let n = usize::try_from(n).map_err(|_| self.malformed(format!("{key} is {n}")))?;
+            return Ok(Some(vec![n]));
+        };
+        let Some(values) = header::integers(&self.map, array) else {
+            return Err(self.wrong_type(&key, "a number or an array of numbers"));
+        };
+        let sizes = values.into_iter().map(usize::try_from).collect::<Result<Vec<_>, _>>();
+        sizes.map(Some).map_err(|_| self.wrong_type(&key, "an array of numbers that are not negative"))
+    }
+
     /// An integer of the family that may be given once or per layer; layers that differ are refused.
     fn uniform(&self, key: &str) -> Result<Option<usize>, ModelError> {
-        let key = self.key_of_family(key)?;
-        let value = match self.header.metadata.get(&key) {
-            Some(Value::Array(array)) => {
-                let Some(values) = header::integers(&self.map, array) else {
-                    return Err(self.wrong_type(&key, "a number or an array of numbers"));
-                };
-                let first = values.first().copied().unwrap_or(0);
-                if values.iter().any(|v| *v != first) {
-                    return Err(self.unsupported(format!(
-                        "{key} differs from layer to layer; of this architecture only uniform models are known"
-                    )));
-                }
-                Some(u64::try_from(first).map_err(|_| self.wrong_type(&key, "a number that is not negative"))?)
-            }
-            _ => self.unsigned(&key)?,
-        };
-        value.map(|v| usize::try_from(v).map_err(|_| self.malformed(format!("{key} is {v}")))).transpose()
+        let Some(values) = self.per_layer(key)? else { return Ok(None) };
+        let first = values.first().copied().unwrap_or(0);
+        if values.iter().any(|v| *v != first) {
+            return Err(self.unsupported(format!(
+                "{} differs from layer to layer; of this architecture only uniform models are known",
+                self.key_of_family(key)?
+            )));
+        }
+        Ok(Some(first))
     }
 }

@@ -7,6 +7,7 @@ use crate::model::gguf::config::Trunk;
 pub(super) const COMMAND_R: Architecture = Architecture {
     name: "command-r",
     needs: None,
+    varies: false,
     names: &[TREE],
     numbers: &[],
     understood: &["logit_scale"],

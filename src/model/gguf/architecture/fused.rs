@@ -8,6 +8,7 @@ use serde_json::json;
 pub(super) const GPTNEOX: Architecture = Architecture {
     name: "gptneox",
     needs: None,
+    varies: false,
     names: &[&[
         name("token_embd", "gpt_neox.embed_in"),
         name("output_norm", "gpt_neox.final_layer_norm"),
@@ -66,6 +67,7 @@ pub(super) const FALCON_40B: Architecture = Architecture {
 pub(super) const FALCON: Architecture = Architecture {
     name: "falcon",
     needs: None,
+    varies: false,
     names: &[FALCON_NAMES],
     numbers: &[],
     understood: &["tensor_data_layout"], // "jploski": the rows of q, k and v as they are undone here
@@ -92,6 +94,7 @@ pub(super) const FALCON: Architecture = Architecture {
 pub(super) const BLOOM: Architecture = Architecture {
     name: "bloom",
     needs: None,
+    varies: false,
     names: &[&[name("token_embd_norm", "transformer.word_embeddings_layernorm")], FALCON_NAMES],
     numbers: &[],
     understood: &[],
@@ -116,6 +119,7 @@ pub(super) const BLOOM: Architecture = Architecture {
 pub(super) const MPT: Architecture = Architecture {
     name: "mpt",
     needs: None,
+    varies: false,
     names: &[&[
         name("token_embd", "transformer.wte"),
         name("output_norm", "transformer.norm_f"),

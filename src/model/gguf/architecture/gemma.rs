@@ -28,6 +28,7 @@ const GELU: &str = "gelu_pytorch_tanh";
 pub(super) const GEMMA: Architecture = Architecture {
     name: "gemma",
     needs: None,
+    varies: false,
     names: &[NORMS, TREE],
     numbers: &[],
     understood: &[],
@@ -38,6 +39,7 @@ pub(super) const GEMMA: Architecture = Architecture {
 pub(super) const GEMMA2: Architecture = Architecture {
     name: "gemma2",
     needs: None,
+    varies: false,
     names: &[SANDWICH, NORMS, TREE],
     numbers: &[],
     understood: &[

@@ -10,6 +10,7 @@ const GATE_UP: &[Name] = &[name("blk.ffn_up", "model.layers.{l}.mlp.gate_up_proj
 pub(super) const GLM4: Architecture = Architecture {
     name: "glm4",
     needs: None,
+    varies: false,
     names: &[
         &[
             name("blk.post_attention_norm", "model.layers.{l}.post_self_attn_layernorm"),
@@ -29,6 +30,7 @@ pub(super) const GLM4: Architecture = Architecture {
 pub(super) const CHATGLM: Architecture = Architecture {
     name: "chatglm",
     needs: None,
+    varies: false,
     names: &[GATE_UP, TREE],
     numbers: &[],
     understood: &[],

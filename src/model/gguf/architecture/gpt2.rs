@@ -16,6 +16,7 @@ const OUTER: &[Name] = &[
 pub(super) const GPT2: Architecture = Architecture {
     name: "gpt2",
     needs: None,
+    varies: false,
     names: &[
         OUTER,
         &[
@@ -35,6 +36,7 @@ pub(super) const GPT2: Architecture = Architecture {
 pub(super) const STARCODER: Architecture = Architecture {
     name: "starcoder",
     needs: None,
+    varies: false,
     names: &[
         OUTER,
         &[

@@ -23,7 +23,7 @@ pub(super) const TREE: &[Name] = &[
 ];
 
 /// The converters that inherit from `LlamaModel` with its `undo_permute`.
-const PERMUTED: &[Name] = &[
+pub(super) const PERMUTED: &[Name] = &[
     ruled("blk.attn_q", "model.layers.{l}.self_attn.q_proj", Rule::Interleaved(Part::Q)),
     ruled("blk.attn_k", "model.layers.{l}.self_attn.k_proj", Rule::Interleaved(Part::K)),
 ];
@@ -34,6 +34,7 @@ const WINDOW: &str = "attention.sliding_window";
 pub(super) const LLAMA: Architecture = Architecture {
     name: "llama",
     needs: None,
+    varies: false,
     names: &[PERMUTED, TREE],
     numbers: &[],
     understood: &[WINDOW, "tensor_data_layout"],
@@ -69,6 +70,7 @@ pub(super) const SMOLLM3: Architecture = Architecture {
 pub(super) const QWEN2: Architecture = Architecture {
     name: "qwen2",
     needs: None,
+    varies: false,
     names: &[TREE],
     numbers: &[],
     understood: &[WINDOW],
@@ -95,6 +97,7 @@ pub(super) const QWEN3: Architecture = Architecture {
 pub(super) const MISTRAL3: Architecture = Architecture {
     name: "mistral3",
     needs: None,
+    varies: false,
     names: &[PERMUTED, TREE],
     numbers: &[],
     understood: &["attention.temperature_scale", "rope.scaling.yarn_log_multiplier"],
@@ -130,6 +133,7 @@ pub(super) const MISTRAL3: Architecture = Architecture {
 pub(super) const GRANITE: Architecture = Architecture {
     name: "granite",
     needs: None,
+    varies: false,
     names: &[PERMUTED, TREE],
     numbers: &[],
     understood: &["attention.scale", "embedding_scale", "residual_scale", "logit_scale"],
@@ -151,6 +155,7 @@ pub(super) const GRANITE: Architecture = Architecture {
 pub(super) const SEED_OSS: Architecture = Architecture {
     name: "seed_oss",
     needs: None,
+    varies: false,
     names: &[&[name("blk.post_attention_norm", "model.layers.{l}.post_attention_layernorm")], TREE],
     numbers: &[],
     understood: &[],
@@ -161,6 +166,7 @@ pub(super) const SEED_OSS: Architecture = Architecture {
 pub(super) const APERTUS: Architecture = Architecture {
     name: "apertus",
     needs: None,
+    varies: false,
     names: &[
         &[
             name("blk.attn_norm", "model.layers.{l}.attention_layernorm"),

@@ -5,6 +5,7 @@
 //! llama.cpp assumes where nothing is written) of llama.cpp.
 
 mod cohere;
+mod deci;
 mod fused;
 mod gemma;
 mod glm;
@@ -24,6 +25,8 @@ pub(super) struct Architecture {
     pub name: &'static str,
     /// A tensor by which it is told from others of its name.
     pub needs: Option<&'static str>,
+    /// Whether head counts may differ from layer to layer.
+    pub varies: bool,
     /// Tables of names; the first line that has a name counts.
     pub names: &'static [&'static [Name]],
     /// Arrays of the metadata that hold one number for each layer: key, Hugging Face's name and shape.
@@ -90,6 +93,7 @@ const fn ruled(llama_cpp: &'static str, hugging_face: &'static str, rule: Rule) 
 
 const ALL: &[&Architecture] = &[
     &llama::LLAMA,
+    &deci::DECI,
     &llama::SMOLLM3,
     &llama::QWEN2,
     &llama::QWEN3,

@@ -8,6 +8,7 @@ use crate::model::gguf::config::Trunk;
 pub(super) const NEMOTRON: Architecture = Architecture {
     name: "nemotron",
     needs: None,
+    varies: false,
     names: &[
         &[
             ruled("output_norm", "model.norm", Rule::NormPlusOne),
@@ -30,6 +31,7 @@ pub(super) const NEMOTRON: Architecture = Architecture {
 pub(super) const STABLELM: Architecture = Architecture {
     name: "stablelm",
     needs: None,
+    varies: false,
     names: &[
         &[
             ruled("blk.attn_q_norm", "model.layers.{l}.self_attn.q_layernorm.norms.{h}", Rule::PerHead),
@@ -52,6 +54,7 @@ pub(super) const STABLELM: Architecture = Architecture {
 pub(super) const STARCODER2: Architecture = Architecture {
     name: "starcoder2",
     needs: None,
+    varies: false,
     names: &[
         &[name("blk.ffn_up", "model.layers.{l}.mlp.c_fc"), name("blk.ffn_down", "model.layers.{l}.mlp.c_proj")],
         TREE,

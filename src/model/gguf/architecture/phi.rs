@@ -8,6 +8,7 @@ use super::*;
 pub(super) const PHI2: Architecture = Architecture {
     name: "phi2",
     needs: None,
+    varies: false,
     names: &[
         &[
             name("output_norm", "model.final_layernorm"),
@@ -32,6 +33,7 @@ pub(super) const PHI2: Architecture = Architecture {
 pub(super) const PHI3: Architecture = Architecture {
     name: "phi3",
     needs: None,
+    varies: false,
     names: &[
         &[
             name("blk.attn_qkv", "model.layers.{l}.self_attn.qkv_proj"),

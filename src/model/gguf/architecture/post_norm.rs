@@ -7,6 +7,7 @@ use super::*;
 pub(super) const OLMO: Architecture = Architecture {
     name: "olmo",
     needs: None,
+    varies: false,
     names: &[
         &[
             ruled("blk.attn_q", "model.layers.{l}.self_attn.q_proj", Rule::InterleavedWeight(Part::Q)),
@@ -37,6 +38,7 @@ const WINDOWS: [&str; 2] = ["attention.sliding_window", "attention.sliding_windo
 pub(super) const OLMO2: Architecture = Architecture {
     name: "olmo2",
     needs: None,
+    varies: false,
     names: &[AFTER_BRANCHES, TREE],
     numbers: &[],
     understood: &[WINDOWS[0], WINDOWS[1], "rope.freq_base_swa"],
