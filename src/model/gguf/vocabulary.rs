@@ -29,6 +29,10 @@ fn split_with_digits(digits: &str) -> Value {
     ]})
 }
 
+fn split(regex: &str) -> Value {
+    json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
+}
+
 /// What a name in `tokenizer.ggml.pre` means for a byte-level vocabulary.
 struct PreTokenizer {
     normalizer: Value,
@@ -38,7 +42,8 @@ struct PreTokenizer {
 }
 
 /// The names that are known, each from the `tokenizer.json` of the model that llama.cpp's converter recognises by it.
-const KNOWN: &str = "gpt-2, mpt, olmo, llama-bpe (llama3, llama-v3), smaug-bpe, qwen2, smollm";
+const KNOWN: &str = "gpt-2, phi-2, mpt, olmo, llama-bpe (llama3, llama-v3), smaug-bpe, qwen2, smollm, starcoder, refact, \
+                     command-r, falcon, bloom";
 
 impl PreTokenizer {
     fn named(pre: &str) -> Option<Self> {
@@ -47,8 +52,9 @@ impl PreTokenizer {
         let nfc = json!({"type": "NFC"});
         let known = |normalizer, pre_tokenizer, ignore_merges| Some(Self { normalizer, pre_tokenizer, ignore_merges });
         match pre {
-            // openai-community/gpt2: the regex of the ByteLevel pre-tokenizer is GPT-2's own.
-            "gpt-2" => known(Value::Null, byte_level, false),
+            // openai-community/gpt2: the regex of the ByteLevel pre-tokenizer is GPT-2's own. microsoft/phi-2 has CodeGen's
+            // tokenizer, which cuts the same.
+            "gpt-2" | "phi-2" => known(Value::Null, byte_level, false),
             // EleutherAI/gpt-neox-20b, which Pythia, MPT and OLMo 1 share: GPT-2's after NFC.
             "mpt" | "olmo" => known(nfc, byte_level, false),
             // meta-llama/Meta-Llama-3-8B. HuggingFaceTB/SmolLM3-3B has the same vocabulary without a BOS template, which
@@ -58,10 +64,28 @@ impl PreTokenizer {
             }
             // Qwen/Qwen1.5-7B and later.
             "qwen2" => known(nfc, split_with_digits(r"\p{N}"), false),
-            // HuggingFaceTB/SmolLM-135M and SmolLM2: digits one by one, then GPT-2's.
-            "smollm" => {
+            // HuggingFaceTB/SmolLM-135M and SmolLM2: digits one by one, then GPT-2's. The same in bigcode/starcoder2-3b and
+            // smallcloudai/Refact-1_6-base (which Granite's files name), and after NFC in CohereForAI/c4ai-command-r-v01.
+            "smollm" | "starcoder" | "refact" | "command-r" => {
                 let digits = json!({"type": "Digits", "individual_digits": true});
-                known(Value::Null, json!({"type": "Sequence", "pretokenizers": [digits, byte_level]}), false)
+                let normalizer = if pre == "command-r" { nfc } else { Value::Null };
+                known(normalizer, json!({"type": "Sequence", "pretokenizers": [digits, byte_level]}), false)
+            }
+            // tiiuae/falcon-7b: runs of punctuation, then GPT-2's, then (in the letters that stand for bytes) runs of
+            // digits, cut into threes.
+            "falcon" => {
+                let punctuation = json!({"type": "Punctuation", "behavior": "Contiguous"});
+                let digits = json!({"type": "Digits", "individual_digits": false});
+                let threes = split("[0-9][0-9][0-9]");
+                let steps = json!([punctuation, byte_level, digits, threes]);
+                known(Value::Null, json!({"type": "Sequence", "pretokenizers": steps}), false)
+            }
+            // bigscience/bloom.
+            "bloom" => {
+                let words = split(r" ?[^(\s|[.,!?…。，、।۔،])]+");
+                let bytes =
+                    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+                known(Value::Null, json!({"type": "Sequence", "pretokenizers": [words, bytes]}), false)
             }
             _ => None,
         }
