@@ -7,7 +7,7 @@
 mod writer;
 
 use patchwave::model::spec::{AttnSpec, NormWeight, Op};
-use patchwave::model::{ModelFiles, ModelSpec, Params};
+use patchwave::model::{Gguf, ModelFiles, ModelSpec, Params};
 use std::path::Path;
 use writer::GgufFile;
 
@@ -30,6 +30,7 @@ fn is_the_folder_but(case: &str, unrecorded: impl Fn(&mut ModelSpec)) {
     let mut expected = folder.spec.clone();
     unrecorded(&mut expected);
     assert_eq!(gguf.spec, expected, "{case}");
+    assert!(Gguf::architectures().any(|(_, types)| types.contains(&gguf.spec.family.as_str())), "{case}");
     let plus_one: Vec<String> = gguf
         .spec
         .norms()
@@ -198,6 +199,40 @@ fn apertus() {
 #[test]
 fn ministral3() {
     is_the_folder("ministral3");
+}
+
+/// Counts that all layers share may be one number (DeciLM-7B).
+#[test]
+fn deci_with_the_same_heads_in_every_layer() {
+    let mut file = GgufFile::new("deci")
+        .u32("deci.block_count", 2)
+        .u32("deci.embedding_length", 8)
+        .u32("deci.attention.head_count", 2)
+        .i32s("deci.attention.head_count_kv", &[2, 1])
+        .u32("deci.feed_forward_length", 12)
+        .f32("deci.attention.layer_norm_rms_epsilon", 1e-5)
+        .zeros("token_embd.weight", &[8, 5]);
+    for layer in 0..2 {
+        file = file.zeros(&format!("blk.{layer}.attn_q.weight"), &[8, 8]);
+    }
+    let saved = file.save();
+    let config = Gguf::open(&saved.path).unwrap().config().unwrap();
+    let groups: Vec<_> = (0..2).map(|l| config["block_configs"][l]["attention"]["n_heads_in_group"].as_u64()).collect();
+    assert_eq!(groups, [Some(1), Some(2)]);
+}
+
+#[test]
+fn what_an_architecture_may_become_is_a_model_type() {
+    let known: Vec<_> = patchwave::model::model_types().collect();
+    let mut names = Vec::new();
+    for (name, model_types) in Gguf::architectures() {
+        assert!(!model_types.is_empty() && model_types.iter().all(|t| known.contains(t)), "{name}: {model_types:?}");
+        names.push(name);
+    }
+    let listed = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), listed);
 }
 
 fn each_attn(spec: &mut ModelSpec, change: impl Fn(&mut AttnSpec)) {

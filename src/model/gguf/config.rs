@@ -73,7 +73,7 @@ impl Gguf {
     pub fn config(&self) -> Result<Map<String, Value>, ModelError> {
         let name = self.architecture()?;
         let Some(architecture) = Architecture::find(name, &self.header.tensors) else {
-            let known = Architecture::known();
+            let known = Gguf::architectures().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
             return Err(
                 self.unsupported(format!("has the architecture {name:?}; patchwave reads GGUF files of {known}"))
             );
@@ -82,6 +82,11 @@ impl Gguf {
         config.insert("tie_word_embeddings".into(), json!(self.tensor("output.weight").is_none()));
         self.pass_on_what_is_not_understood(architecture, &mut config);
         Ok(config)
+    }
+
+    /// Every `general.architecture` that is read, and the `model_type`s that its files may have.
+    pub fn architectures() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+        Architecture::all().map(|a| (a.name, a.model_types))
     }
 
     /// The sizes, the activation, and the base of the rope.

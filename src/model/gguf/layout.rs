@@ -71,7 +71,10 @@ impl HeadsOf {
         match self {
             HeadsOf::All(heads) => *heads,
             HeadsOf::Layers { n_heads, n_kv_heads } => {
-                let of = |counts: &[usize]| layer.parse::<usize>().ok().and_then(|l| counts.get(l).copied());
+                let of = |counts: &[usize]| match counts {
+                    [all] => Some(*all),
+                    _ => layer.parse::<usize>().ok().and_then(|l| counts.get(l).copied()),
+                };
                 Heads { n_heads: of(n_heads), n_kv_heads: of(n_kv_heads) }
             }
         }

@@ -6,6 +6,7 @@ use crate::model::gguf::config::Trunk;
 
 pub(super) const COMMAND_R: Architecture = Architecture {
     name: "command-r",
+    model_types: &["cohere"],
     needs: None,
     varies: false,
     names: &[TREE],
@@ -21,6 +22,7 @@ pub(super) const COMMAND_R: Architecture = Architecture {
 /// Every fourth layer is full where nothing else is recorded.
 pub(super) const COHERE2: Architecture = Architecture {
     name: "cohere2",
+    model_types: &["cohere2"],
     understood: &["logit_scale", "attention.sliding_window", "attention.sliding_window_pattern"],
     config: |gguf| {
         let mut trunk = trunk(gguf, "cohere2")?;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 pub(super) const DECI: Architecture = Architecture {
     name: "deci",
+    model_types: &["nemotron-nas"],
     varies: true,
     names: &[PERMUTED, TREE],
     understood: &[],

@@ -7,6 +7,7 @@ use serde_json::json;
 /// The activation is not recorded (llama.cpp has one GELU for both): `gelu`, which is right for Pythia and GPT-NeoX.
 pub(super) const GPTNEOX: Architecture = Architecture {
     name: "gptneox",
+    model_types: &["gpt_neox"],
     needs: None,
     varies: false,
     names: &[&[
@@ -66,6 +67,7 @@ pub(super) const FALCON_40B: Architecture = Architecture {
 /// with linear biases, is not written by llama.cpp.
 pub(super) const FALCON: Architecture = Architecture {
     name: "falcon",
+    model_types: &["falcon"],
     needs: None,
     varies: false,
     names: &[FALCON_NAMES],
@@ -93,6 +95,7 @@ pub(super) const FALCON: Architecture = Architecture {
 
 pub(super) const BLOOM: Architecture = Architecture {
     name: "bloom",
+    model_types: &["bloom"],
     needs: None,
     varies: false,
     names: &[&[name("token_embd_norm", "transformer.word_embeddings_layernorm")], FALCON_NAMES],
@@ -118,6 +121,7 @@ pub(super) const BLOOM: Architecture = Architecture {
 /// `softmax_scale` is not recorded: 1/√d_head, as in every published model.
 pub(super) const MPT: Architecture = Architecture {
     name: "mpt",
+    model_types: &["mpt"],
     needs: None,
     varies: false,
     names: &[&[

@@ -27,6 +27,7 @@ const GELU: &str = "gelu_pytorch_tanh";
 
 pub(super) const GEMMA: Architecture = Architecture {
     name: "gemma",
+    model_types: &["gemma"],
     needs: None,
     varies: false,
     names: &[NORMS, TREE],
@@ -38,6 +39,7 @@ pub(super) const GEMMA: Architecture = Architecture {
 /// Where they are not recorded, every other layer slides, the first one included.
 pub(super) const GEMMA2: Architecture = Architecture {
     name: "gemma2",
+    model_types: &["gemma2"],
     needs: None,
     varies: false,
     names: &[SANDWICH, NORMS, TREE],
@@ -68,6 +70,7 @@ pub(super) const GEMMA2: Architecture = Architecture {
 /// is for the full layers.
 pub(super) const GEMMA3: Architecture = Architecture {
     name: "gemma3",
+    model_types: &["gemma3_text"],
     understood: &[
         "attention.sliding_window",
         "attention.sliding_window_pattern",

@@ -9,6 +9,7 @@ const GATE_UP: &[Name] = &[name("blk.ffn_up", "model.layers.{l}.mlp.gate_up_proj
 /// Files of the vision models (`rope.dimension_sections`) have other rows of q and k and are refused.
 pub(super) const GLM4: Architecture = Architecture {
     name: "glm4",
+    model_types: &["glm4"],
     needs: None,
     varies: false,
     names: &[
@@ -29,6 +30,7 @@ pub(super) const GLM4: Architecture = Architecture {
 /// writes those of ChatGLM2 (10,000, 1e-5, d_model).
 pub(super) const CHATGLM: Architecture = Architecture {
     name: "chatglm",
+    model_types: &["glm"],
     needs: None,
     varies: false,
     names: &[GATE_UP, TREE],

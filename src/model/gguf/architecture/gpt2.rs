@@ -15,6 +15,7 @@ const OUTER: &[Name] = &[
 
 pub(super) const GPT2: Architecture = Architecture {
     name: "gpt2",
+    model_types: &["gpt2"],
     needs: None,
     varies: false,
     names: &[
@@ -35,6 +36,7 @@ pub(super) const GPT2: Architecture = Architecture {
 /// read the file, and neither can this.
 pub(super) const STARCODER: Architecture = Architecture {
     name: "starcoder",
+    model_types: &["gpt_bigcode"],
     needs: None,
     varies: false,
     names: &[

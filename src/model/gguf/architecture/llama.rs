@@ -33,6 +33,7 @@ const WINDOW: &str = "attention.sliding_window";
 /// Llama, and Mistral where every layer has a window. `tensor_data_layout` is "Meta AI original pth": the permuted rows.
 pub(super) const LLAMA: Architecture = Architecture {
     name: "llama",
+    model_types: &["llama", "mistral"],
     needs: None,
     varies: false,
     names: &[PERMUTED, TREE],
@@ -54,6 +55,7 @@ pub(super) const LLAMA: Architecture = Architecture {
 /// The layers without rope are in llama.cpp's code: `n_no_rope_layer_step = 4`.
 pub(super) const SMOLLM3: Architecture = Architecture {
     name: "smollm3",
+    model_types: &["smollm3"],
     understood: &[WINDOW, "tensor_data_layout"],
     config: |gguf| {
         let mut trunk = plain(gguf, "smollm3")?;
@@ -69,6 +71,7 @@ pub(super) const SMOLLM3: Architecture = Architecture {
 
 pub(super) const QWEN2: Architecture = Architecture {
     name: "qwen2",
+    model_types: &["qwen2"],
     needs: None,
     varies: false,
     names: &[TREE],
@@ -82,6 +85,7 @@ pub(super) const QWEN2: Architecture = Architecture {
 
 pub(super) const QWEN3: Architecture = Architecture {
     name: "qwen3",
+    model_types: &["qwen3"],
     config: |gguf| {
         no_window(gguf)?;
         let mut trunk = plain(gguf, "qwen3")?;
@@ -96,6 +100,7 @@ pub(super) const QWEN3: Architecture = Architecture {
 /// llama.cpp, too, takes `mscale` to be the same.
 pub(super) const MISTRAL3: Architecture = Architecture {
     name: "mistral3",
+    model_types: &["ministral3", "mistral"],
     needs: None,
     varies: false,
     names: &[PERMUTED, TREE],
@@ -132,6 +137,7 @@ pub(super) const MISTRAL3: Architecture = Architecture {
 /// Hugging Face.
 pub(super) const GRANITE: Architecture = Architecture {
     name: "granite",
+    model_types: &["granite"],
     needs: None,
     varies: false,
     names: &[PERMUTED, TREE],
@@ -154,6 +160,7 @@ pub(super) const GRANITE: Architecture = Architecture {
 /// `post_attention_layernorm` is what its name says in llama.cpp, though it is the norm before the MLP.
 pub(super) const SEED_OSS: Architecture = Architecture {
     name: "seed_oss",
+    model_types: &["seed_oss"],
     needs: None,
     varies: false,
     names: &[&[name("blk.post_attention_norm", "model.layers.{l}.post_attention_layernorm")], TREE],
@@ -165,6 +172,7 @@ pub(super) const SEED_OSS: Architecture = Architecture {
 /// The numbers of the xIELUs are metadata, as the checkpoint has them (before the softplus).
 pub(super) const APERTUS: Architecture = Architecture {
     name: "apertus",
+    model_types: &["apertus"],
     needs: None,
     varies: false,
     names: &[

@@ -23,6 +23,8 @@ use crate::model::ModelError;
 /// One value of `general.architecture`.
 pub(super) struct Architecture {
     pub name: &'static str,
+    /// What [`config`](Self::config) may make of it.
+    pub model_types: &'static [&'static str],
     /// A tensor by which it is told from others of its name.
     pub needs: Option<&'static str>,
     /// Whether head counts may differ from layer to layer.
@@ -132,11 +134,9 @@ impl Architecture {
         ALL.iter().copied().find(|a| a.name == name && a.needs.is_none_or(has))
     }
 
-    /// Every name that [`find`](Self::find) knows.
-    pub fn known() -> String {
-        let mut names: Vec<_> = ALL.iter().map(|a| a.name).collect();
-        names.dedup();
-        names.join(", ")
+    /// All of them, one for each name.
+    pub fn all() -> impl Iterator<Item = &'static Architecture> {
+        ALL.iter().copied().filter(|a| a.needs.is_none())
     }
 
     /// The line for a name of llama.cpp's.

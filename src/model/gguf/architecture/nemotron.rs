@@ -7,6 +7,7 @@ use crate::model::gguf::config::Trunk;
 /// Weights of norms are stored plus one. The activation, squared ReLU, is not recorded.
 pub(super) const NEMOTRON: Architecture = Architecture {
     name: "nemotron",
+    model_types: &["nemotron"],
     needs: None,
     varies: false,
     names: &[
@@ -30,6 +31,7 @@ pub(super) const NEMOTRON: Architecture = Architecture {
 /// in `use_parallel_residual` (llama.cpp looks at the norm, too).
 pub(super) const STABLELM: Architecture = Architecture {
     name: "stablelm",
+    model_types: &["stablelm"],
     needs: None,
     varies: false,
     names: &[
@@ -53,6 +55,7 @@ pub(super) const STABLELM: Architecture = Architecture {
 /// The window (4096 in the published models) is not recorded; without the key there is none, as in llama.cpp.
 pub(super) const STARCODER2: Architecture = Architecture {
     name: "starcoder2",
+    model_types: &["starcoder2"],
     needs: None,
     varies: false,
     names: &[

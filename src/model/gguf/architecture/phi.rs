@@ -7,6 +7,7 @@ use super::*;
 /// one tensor.
 pub(super) const PHI2: Architecture = Architecture {
     name: "phi2",
+    model_types: &["phi"],
     needs: None,
     varies: false,
     names: &[
@@ -32,6 +33,7 @@ pub(super) const PHI2: Architecture = Architecture {
 /// files do not record it, which means none, too (2047 in Phi-3-mini-4k, which matters only to longer prompts).
 pub(super) const PHI3: Architecture = Architecture {
     name: "phi3",
+    model_types: &["phi3"],
     needs: None,
     varies: false,
     names: &[

@@ -6,6 +6,7 @@ use super::*;
 /// The converter permutes weights only; biases, which no published model has, stay as they are.
 pub(super) const OLMO: Architecture = Architecture {
     name: "olmo",
+    model_types: &["olmo"],
     needs: None,
     varies: false,
     names: &[
@@ -37,6 +38,7 @@ const WINDOWS: [&str; 2] = ["attention.sliding_window", "attention.sliding_windo
 /// is for the full layers, in llama.cpp as in Hugging Face.
 pub(super) const OLMO2: Architecture = Architecture {
     name: "olmo2",
+    model_types: &["olmo2", "olmo3"],
     needs: None,
     varies: false,
     names: &[AFTER_BRANCHES, TREE],
@@ -61,6 +63,7 @@ pub(super) const OLMO2: Architecture = Architecture {
 /// Where nothing is recorded and there is a window, every fourth layer is full.
 pub(super) const EXAONE4: Architecture = Architecture {
     name: "exaone4",
+    model_types: &["exaone4"],
     understood: &WINDOWS,
     config: |gguf| {
         let mut trunk = plain(gguf, "exaone4")?;
