@@ -5,7 +5,7 @@ use super::terminal::{say, size, thousands};
 use crate::Error;
 use crate::engine::Site;
 use crate::model::ModelSpec;
-use crate::model::spec::{Act, AttnSpec, NormKind, Op, RopeByLength};
+use crate::model::spec::{AttnSpec, NormKind, Op, RopeByLength};
 use crate::sweep::{By, Needs, PatchKind, Selection, SiteCells};
 use std::fmt::Write as _;
 
@@ -85,16 +85,7 @@ fn layer(spec: &ModelSpec, l: usize) -> String {
         let mut what = match &sub.op {
             Op::Attn(a) => attn(spec, a),
             Op::Mlp(m) => {
-                let act = match m.act {
-                    Act::Relu => "ReLU",
-                    Act::Relu2 => "ReLU²",
-                    Act::Silu => "SiLU",
-                    Act::GeluErf => "GELU",
-                    Act::GeluTanh => "tanh-GELU",
-                    Act::QuickGelu => "quick GELU",
-                    Act::XIelu => "xIELU",
-                };
-                format!("MLP {} {act}{}", m.d_mlp, if m.gated { " gated" } else { "" })
+                format!("MLP {} {}{}", m.d_mlp, m.act.name(), if m.gated { " gated" } else { "" })
             }
         };
         for (n, place) in [(&sub.pre_norm, "after"), (&sub.post_norm, "before"), (&sub.resid_norm, "added, then")] {
@@ -130,29 +121,63 @@ fn attn(spec: &ModelSpec, a: &AttnSpec) -> String {
     text
 }
 
+/// Each site's shape and cuts, then its exact place; where layers differ, a line for each kind.
 fn patch_points(spec: &ModelSpec) -> String {
-    let mut text = String::from("\npatch points            per position            --by                    layers\n");
+    let mut text =
+        String::from("\npatch points   per position         --by                     layers   exact place\n");
     for site in Site::ALL {
-        let layers: Vec<usize> = (0..spec.n_layers()).filter(|l| site.exists(spec, *l)).collect();
-        let Some(first) = layers.first() else {
-            let _ = writeln!(text, "  {:21} this model has none", site.name());
-            continue;
-        };
-        let heads = site.heads(spec, *first);
-        let shape = match (site, spec.attn(*first), spec.mlp(*first)) {
-            (Site::Z | Site::V, Some(a), _) => format!("[{heads} heads, {}]", a.d_v),
-            (Site::Q | Site::K, Some(a), _) => format!("[{heads} heads, {}]", a.d_qk),
-            (Site::AttnScores | Site::Pattern, ..) => format!("[{heads} heads, sources]"),
-            (Site::Result, ..) => format!("[{heads} heads, {}]", spec.d_model),
-            (Site::MlpPre | Site::MlpPost, _, Some(m)) => format!("[{}]", m.d_mlp),
-            _ => format!("[{}]", spec.d_model),
-        };
+        // Layers of the same shape and place, in the order of the first of each.
+        let mut kinds: Vec<(String, String, Vec<usize>)> = Vec::new();
+        for layer in 0..spec.n_layers() {
+            let Some(place) = site.place(spec, layer) else { continue };
+            // In every layer but the first it is the layer before's output, which says the same.
+            let place =
+                if site == Site::ResidPre && layer > 0 { "resid_post of the layer before".into() } else { place };
+            let shape = shape(spec, site, layer);
+            match kinds.iter_mut().find(|(s, p, _)| *s == shape && *p == place) {
+                Some((.., layers)) => layers.push(layer),
+                None => kinds.push((shape, place, vec![layer])),
+            }
+        }
+        if kinds.is_empty() {
+            let _ = writeln!(text, "  {:12} this model has none", site.name());
+        }
         let by = if site.has_heads() { "head head,pos pos layer" } else { "pos layer" };
-        let which =
-            if layers.len() == spec.n_layers() { "all".to_owned() } else { format!("{} of them", layers.len()) };
-        let _ = writeln!(text, "  {:21} {shape:23} {by:23} {which}", site.name());
+        for (n, (shape, place, layers)) in kinds.iter().enumerate() {
+            let (name, by) = if n == 0 { (site.name(), by) } else { ("", "") };
+            let which = if layers.len() == spec.n_layers() { "all".to_owned() } else { ranges(layers) };
+            let _ = writeln!(text, "  {name:12} {shape:20} {by:24} {which:8} {place}");
+        }
     }
     text
+}
+
+fn shape(spec: &ModelSpec, site: Site, layer: usize) -> String {
+    let heads = site.heads(spec, layer);
+    match (site, spec.attn(layer), spec.mlp(layer)) {
+        (Site::Z | Site::V, Some(a), _) => format!("[{heads} heads, {}]", a.d_v),
+        (Site::Q | Site::K, Some(a), _) => format!("[{heads} heads, {}]", a.d_qk),
+        (Site::AttnScores | Site::Pattern, ..) => format!("[{heads} heads, sources]"),
+        (Site::Result, ..) => format!("[{heads} heads, {}]", spec.d_model),
+        (Site::MlpPre | Site::MlpPost, _, Some(m)) => format!("[{}]", m.d_mlp),
+        _ => format!("[{}]", spec.d_model),
+    }
+}
+
+/// 0, 1, 2, 5 as `0-2,5`; at most three parts.
+fn ranges(layers: &[usize]) -> String {
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    for &layer in layers {
+        match parts.last_mut() {
+            Some((_, end)) if *end + 1 == layer => *end = layer,
+            _ => parts.push((layer, layer)),
+        }
+    }
+    if parts.len() > 3 {
+        return format!("{} of them", layers.len());
+    }
+    let part = |(a, b): &(usize, usize)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    parts.iter().map(part).collect::<Vec<_>>().join(",")
 }
 
 fn memory(spec: &ModelSpec, n_parameters: u64, tokens: usize) -> String {

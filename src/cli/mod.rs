@@ -8,6 +8,7 @@ mod heatmap;
 mod inspect;
 mod interrupt;
 mod model;
+mod models;
 mod patch;
 mod patching;
 mod probe;
@@ -64,6 +65,8 @@ enum Command {
     Probe(Box<probe::Args>),
     /// Show what a model is made of, its patch points with shapes, and the memory that a sweep takes
     Inspect(inspect::Args),
+    /// List the model types that can be opened, in which formats, and how each was checked
+    Models(models::Args),
     /// Make prompt pairs for a model's tokenizer: ioi, greater_than … as JSONL; without NAME, list the tasks
     Task(task::Args),
 }
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => capture::run(*args),
         Command::Probe(args) => probe::run(*args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Models(args) => models::run(args),
         Command::Task(args) => task::run(args),
     });
     match done {

@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod forward;
 pub mod patch;
+mod place;
 pub mod program;
 mod recorder;
 pub mod rope;

@@ -1,6 +1,7 @@
 //! A model on disk becomes a [`ModelSpec`] (everything the forward pass branches on) and a set of named parameters.
 
 mod binding;
+pub mod catalog;
 pub mod checkpoint;
 mod config;
 pub mod error;

@@ -45,6 +45,7 @@ mod unsupported;
 mod vaultgemma;
 
 pub use names::{NameTable, Stored};
+pub(super) use unsupported::kinds as unsupported_kinds;
 
 use super::config::Config;
 use super::inert::Inert;

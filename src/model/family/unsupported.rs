@@ -116,6 +116,11 @@ const KINDS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// What is missing, and the types that need it.
+pub(in crate::model) fn kinds() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    KINDS.iter().copied()
+}
+
 /// What is missing for `model_type`; `None` for a type that nobody has heard of here.
 pub(super) fn missing(model_type: &str) -> Option<&'static str> {
     KINDS.iter().find(|(_, types)| types.contains(&model_type)).map(|(what, _)| *what)
