@@ -69,12 +69,13 @@ pub struct PairArgs {
 impl PairArgs {
     /// The pairs, checked against the model. Of answers, what `needs` says must be there.
     pub fn load(&self, model: &ModelArgs, files: &ModelFiles, needs: Answers) -> Result<PromptSet, Error> {
-        self.load_with(model, files, needs, true)
+        self.load_with(model, files, needs, true).map_err(|e| of_tokenizer(files, e))
     }
 
     /// The same for what reads activations: a record may have a clean prompt alone, and needs no answer.
     pub fn load_prompts(&self, model: &ModelArgs, files: &ModelFiles) -> Result<PromptSet, Error> {
-        self.load_with(model, files, Answers { answer: self.correct_only, wrong: false }, false)
+        let needs = Answers { answer: self.correct_only, wrong: false };
+        self.load_with(model, files, needs, false).map_err(|e| of_tokenizer(files, e))
     }
 
     fn load_with(
@@ -154,6 +155,16 @@ impl PairArgs {
             "pairs": self.pairs.unwrap_or(TASK_PAIRS),
             "seed": self.seed(),
         }))
+    }
+}
+
+/// Where text wants a tokenizer and the model's could not be used, why not.
+pub fn of_tokenizer(files: &ModelFiles, error: Error) -> Error {
+    match (&files.tokenizer_refused, error) {
+        (Some(reason), Error::Prompt(PromptError::NoTokenizer { .. } | PromptError::TaskWithoutTokenizer { .. })) => {
+            usage(reason)
+        }
+        (_, error) => error,
     }
 }
 

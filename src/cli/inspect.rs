@@ -42,7 +42,10 @@ pub fn run(args: Args) -> Result<(), Error> {
             Some(id) => format!("yes, BOS {id} {:?}", t.token(id).unwrap_or_default()),
             None => "yes, without BOS".to_owned(),
         },
-        None => "none: prompts are token ids".to_owned(),
+        None => match &files.tokenizer_refused {
+            Some(reason) => format!("none, prompts are token ids: {reason}"),
+            None => "none: prompts are token ids".to_owned(),
+        },
     };
     let _ = writeln!(text, "  tokenizer: {tokenizer}");
     text.push_str(&layers(spec));

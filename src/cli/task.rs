@@ -1,6 +1,6 @@
 //! `patchwave task`: prompt pairs made for a model's tokenizer.
 
-use super::args::{ModelArgs, task_pairs};
+use super::args::{ModelArgs, of_tokenizer, task_pairs};
 use super::terminal::say;
 use crate::Error;
 use crate::export::ExportError;
@@ -50,7 +50,8 @@ pub fn run(args: Args) -> Result<(), Error> {
         needs_answer: true,
         needs_corrupted: true,
     };
-    let (jsonl, _) = task_pairs(name, args.pairs, args.seed, tokenizer, &options)?;
+    let (jsonl, _) =
+        task_pairs(name, args.pairs, args.seed, tokenizer, &options).map_err(|e| of_tokenizer(&files, e))?;
     match &args.output {
         Some(path) => {
             std::fs::write(path, &jsonl).map_err(|source| ExportError::Write { path: path.clone(), source })?

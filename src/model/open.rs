@@ -26,6 +26,8 @@ pub struct ModelFiles {
     pub params: Arc<dyn Params>,
     /// `None` where the folder has no `tokenizer.json`: prompts are token ids then.
     pub tokenizer: Option<Tokenizer>,
+    /// Why a GGUF file's vocabulary cannot be used, where it cannot: text is refused with this line, token ids are not.
+    pub tokenizer_refused: Option<String>,
     /// Unknown config keys that were ignored because the caller allowed it, for `run.json`.
     pub allowed_keys_used: Vec<String>,
     /// The folder or file that was opened.
@@ -52,9 +54,13 @@ impl ModelFiles {
         let unsupported = |reason: &str| ModelError::Unsupported { path: path.to_owned(), reason: reason.to_owned() };
         if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
             let gguf = Arc::new(Gguf::open(path)?);
-            let tokenizer = gguf.tokenizer()?;
+            let (tokenizer, tokenizer_refused) = match gguf.tokenizer() {
+                Ok(tokenizer) => (tokenizer, None),
+                Err(e @ ModelError::Unsupported { .. }) => (None, Some(e.to_string())),
+                Err(e) => return Err(e),
+            };
             let model = Self::from_parts(gguf.config()?, gguf, path, allow_config_keys)?;
-            return Ok(ModelFiles { tokenizer, ..model });
+            return Ok(ModelFiles { tokenizer, tokenizer_refused, ..model });
         }
         let about = std::fs::metadata(path).map_err(|source| ModelError::Io { path: path.to_owned(), source })?;
         if !about.is_dir() {
@@ -110,6 +116,7 @@ impl ModelFiles {
             spec: resolved.spec,
             params: bound.clone(),
             tokenizer: None,
+            tokenizer_refused: None,
             allowed_keys_used: resolved.allowed_keys_used,
             path: path.to_owned(),
             hub: None,

@@ -1,8 +1,13 @@
 //! Weight files that cannot be trusted: one line that names the file or the tensor, exit code 2, and nothing is written.
 
+#[path = "../fixtures/gguf/writer.rs"]
+#[allow(dead_code)]
+mod writer;
+
 use crate::scene::{FIXTURES, Scene, tensor, with_header};
 use serde_json::{Value, json};
 use std::path::Path;
+use writer::GgufFile;
 
 #[test]
 fn missing_tensor() {
@@ -130,4 +135,40 @@ fn folder_without_weights() {
     scene.sweep_refused("", &["model", "safetensors"]);
     scene.write("model/pytorch_model.bin", "PK");
     scene.sweep_refused("", &["pytorch_model"]);
+}
+
+/// A vocabulary whose pre-tokenizer is not known takes no text and hinders nobody who gives token ids.
+#[test]
+fn gguf_with_a_pre_tokenizer_that_is_not_known() {
+    let file = GgufFile::new("llama")
+        .u32("llama.block_count", 1)
+        .u32("llama.context_length", 32)
+        .u32("llama.embedding_length", 8)
+        .u32("llama.feed_forward_length", 12)
+        .u32("llama.attention.head_count", 2)
+        .f32("llama.attention.layer_norm_rms_epsilon", 1e-6)
+        .string("tokenizer.ggml.model", "gpt2")
+        .string("tokenizer.ggml.pre", "from-the-future")
+        .strings("tokenizer.ggml.tokens", &["a", "b", "ab", "c", "d"])
+        .strings("tokenizer.ggml.merges", &["a b"])
+        .zeros("token_embd.weight", &[8, 5])
+        .zeros("blk.0.attn_norm.weight", &[8])
+        .zeros("blk.0.attn_q.weight", &[8, 8])
+        .zeros("blk.0.attn_k.weight", &[8, 8])
+        .zeros("blk.0.attn_v.weight", &[8, 8])
+        .zeros("blk.0.attn_output.weight", &[8, 8])
+        .zeros("blk.0.ffn_norm.weight", &[8])
+        .zeros("blk.0.ffn_gate.weight", &[8, 12])
+        .zeros("blk.0.ffn_up.weight", &[8, 12])
+        .zeros("blk.0.ffn_down.weight", &[12, 8])
+        .zeros("output_norm.weight", &[8]);
+    let scene = Scene::empty();
+    scene.write("new.gguf", file.bytes());
+    let inspected = scene.run("inspect --model new.gguf").ok();
+    assert!(inspected.out.contains("from-the-future"), "{inspected:?}");
+    scene.pairs(&[json!({"clean": [0, 1, 2], "corrupted": [3, 1, 2], "answer": 1, "wrong": 2})]);
+    scene.run("sweep --model new.gguf --prompts pairs.jsonl --output run").ok();
+    scene.pairs(&[json!({"clean": "ab", "corrupted": "cb", "answer": "a", "wrong": "b"})]);
+    scene.refused("sweep --model new.gguf --prompts pairs.jsonl --output text", &["from-the-future"]);
+    scene.refused("sweep --model new.gguf --task ioi --output task", &["from-the-future"]);
 }
