@@ -93,6 +93,8 @@ fn help_teaches() {
         ("help-heatmap.txt", "heatmap --help"),
         ("help-diff.txt", "diff --help"),
         ("help-inspect.txt", "inspect --help"),
+        ("help-models.txt", "models --help"),
+        ("models.txt", "models"),
         ("help-capture.txt", "capture --help"),
         ("help-probe.txt", "probe --help"),
     ] {
