@@ -67,24 +67,28 @@ pub struct PairArgs {
 }
 
 impl PairArgs {
+    /// Opens the model that the pairs are for; before a model is fetched, it is known that there are some.
+    pub fn open(&self, model: &ModelArgs) -> Result<(ModelFiles, String), Error> {
+        if model.model.is_some() && self.prompts.is_none() && self.task.is_none() {
+            return Err(usage(
+                "--model needs --prompts (pairs as JSONL, auto-circuit JSON, EAP-IG CSV or MIB's data) or --task",
+            ));
+        }
+        model.open()
+    }
+
     /// The pairs, checked against the model. Of answers, what `needs` says must be there.
-    pub fn load(&self, model: &ModelArgs, files: &ModelFiles, needs: Answers) -> Result<PromptSet, Error> {
-        self.load_with(model, files, needs, true).map_err(|e| of_tokenizer(files, e))
+    pub fn load(&self, files: &ModelFiles, needs: Answers) -> Result<PromptSet, Error> {
+        self.load_with(files, needs, true).map_err(|e| of_tokenizer(files, e))
     }
 
     /// The same for what reads activations: a record may have a clean prompt alone, and needs no answer.
-    pub fn load_prompts(&self, model: &ModelArgs, files: &ModelFiles) -> Result<PromptSet, Error> {
+    pub fn load_prompts(&self, files: &ModelFiles) -> Result<PromptSet, Error> {
         let needs = Answers { answer: self.correct_only, wrong: false };
-        self.load_with(model, files, needs, false).map_err(|e| of_tokenizer(files, e))
+        self.load_with(files, needs, false).map_err(|e| of_tokenizer(files, e))
     }
 
-    fn load_with(
-        &self,
-        model: &ModelArgs,
-        files: &ModelFiles,
-        needs: Answers,
-        needs_corrupted: bool,
-    ) -> Result<PromptSet, Error> {
+    fn load_with(&self, files: &ModelFiles, needs: Answers, needs_corrupted: bool) -> Result<PromptSet, Error> {
         let options = LoadOptions {
             bos: self.bos,
             d_vocab: files.spec.d_vocab,
@@ -98,16 +102,11 @@ impl PairArgs {
             return task_pairs(task, self.pairs, self.seed, tokenizer, &options).map(|(_, set)| set);
         }
         let counterfactual = self.counterfactual.as_deref();
-        let mut set = match (&self.prompts, &model.model) {
-            (Some(path), _) => prompts::load_choosing(path, tokenizer, &options, counterfactual)?,
-            (None, None) => {
+        let mut set = match &self.prompts {
+            Some(path) => prompts::load_choosing(path, tokenizer, &options, counterfactual)?,
+            None => {
                 let demo = demo::PAIRS.as_bytes();
                 prompts::parse_choosing("the demo's pairs", demo, tokenizer, &options, counterfactual)?
-            }
-            (None, Some(_)) => {
-                return Err(usage(
-                    "--model needs --prompts (pairs as JSONL, auto-circuit JSON, EAP-IG CSV or MIB's data) or --task",
-                ));
             }
         };
         if let Some(said) = set.left_out.say() {

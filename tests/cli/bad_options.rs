@@ -91,6 +91,8 @@ fn dtypes_that_the_cpu_has_not() {
 #[test]
 fn model_without_prompts() {
     Scene::new("gpt2").refused("sweep --model model", &["--model needs --prompts"]);
+    // Nothing is fetched for a command that cannot run.
+    Scene::empty().refused("sweep --model owner/name", &["--model needs --prompts"]);
 }
 
 #[test]

@@ -53,8 +53,8 @@ impl<'a, B: Backend> Work<'a, B> {
     pub fn check(wanted: &'a Wanted<'a>, on: OnDevice<'_, B>) -> Result<Self, Error> {
         // A name that is wrong is found before the model is opened.
         hooks(wanted.sites)?;
-        let (files, name) = wanted.model.open()?;
-        let set = wanted.pairs.load_prompts(wanted.model, &files)?;
+        let (files, name) = wanted.pairs.open(wanted.model)?;
+        let set = wanted.pairs.load_prompts(&files)?;
         let spec = Arc::new(files.spec.clone());
         let plan = plan(wanted, &files, &name, &set, &on.backend.device())?;
         let longest = set.longest();

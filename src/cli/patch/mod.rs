@@ -148,10 +148,10 @@ fn run_on<B: Backend>(on: OnDevice<'_, B>, args: &Args) -> Result<(), Error> {
         None => None,
     };
     let nodes = nodes(args)?;
-    let (files, name) = args.model.open()?;
+    let (files, name) = args.pairs.open(&args.model)?;
     let spec = Arc::new(files.spec.clone());
     let reads = Answers { answer: metric.needs_answers(), wrong: metric.needs_wrong() };
-    let mut set = args.pairs.load(&args.model, &files, reads)?;
+    let mut set = args.pairs.load(&files, reads)?;
     let tokenizer = files.tokenizer.as_ref().map(|t| t as &dyn Encode);
     let (axis, _) = columns(&set, None, args.align.unwrap_or_default(), tokenizer)?;
     let mut patching = args.patch.read(&args.pairs, &set, axis)?;

@@ -108,10 +108,10 @@ fn run_on<B: Backend>(on: OnDevice<'_, B>, args: &Args, started: Instant) -> Res
     }
 
     // Everything that can be wrong is found before weights are read.
-    let (files, name) = args.model.open()?;
+    let (files, name) = args.pairs.open(&args.model)?;
     let spec = Arc::new(files.spec.clone());
     let reads = Answers { answer: metric.needs_answers(), wrong: metric.needs_wrong() };
-    let set = args.pairs.load(&args.model, &files, reads)?;
+    let set = args.pairs.load(&files, reads)?;
     let plan = check(args, &spec, &set, &sites, metric, files.tokenizer.as_ref().map(|t| t as &dyn Encode))?;
     let longest = set.longest();
     let needs = Needs::new(&spec, files.n_parameters, &plan.sites, plan.patching.kind(), longest);
