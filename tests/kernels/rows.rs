@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use patchwave::backend::cuda::Precision;
-use patchwave::backend::{Backend, Norm, RopeTable, XIelu};
+use patchwave::backend::{Backend, Combine, Norm, RopeTable, RowIndex, View, ViewMut, XIelu};
 use patchwave::model::spec::{Act, NormKind, NormWeight, RopeLayout};
 
 const ROWS: usize = 11;
@@ -192,4 +192,17 @@ fn embedding_takes_rows_by_id() {
     });
     let want: Vec<f32> = ids.iter().flat_map(|id| &table[*id as usize * d..][..d]).map(|v| 4.0 * v).collect();
     assert_eq!(got, want);
+}
+
+/// Columns of a matrix without rows begin behind its end. A wave asks for them where all rows that a patch touches are
+/// dead by then.
+#[test]
+fn a_matrix_without_rows_has_columns() {
+    let gpu = Gpu::new(devices().remove(0), Precision::Ffma).expect("every kernel is there");
+    let from = upload(&gpu, &random(1, 12));
+    let mut to = gpu.zeros(0).expect("nothing");
+    let empty = ViewMut::packed(&mut to, 0, 6).columns(3..6);
+    gpu.copy_rows(View::packed(&from, 4, 3), RowIndex::List(&[]), empty, RowIndex::All, Combine::Set, 1.0);
+    gpu.activation(ViewMut::packed(&mut to, 0, 6), Act::Silu, XIelu::default(), true);
+    gpu.check().expect("nothing was launched, nothing failed");
 }

@@ -141,12 +141,12 @@ pub(super) fn threads_for(cols: usize) -> u32 {
     cols.div_ceil(32).clamp(1, 8) as u32 * 32
 }
 
-/// Where a view begins.
+/// Where a view begins. A view of no rows lies in every buffer, wherever it begins.
 ///
 /// # Panics
 /// The view does not lie inside its buffer: a bug of the caller.
 pub(super) fn at<D: Driver>(view: View<'_, Device<D>>) -> DevicePtr {
-    let end = if view.rows == 0 { view.offset } else { view.offset + (view.rows - 1) * view.stride + view.cols };
+    let end = if view.rows == 0 { 0 } else { view.offset + (view.rows - 1) * view.stride + view.cols };
     assert!(end <= view.buf.len(), "a view lies outside its buffer");
     view.buf.ptr().offset(4 * view.offset)
 }
