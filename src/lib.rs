@@ -75,10 +75,12 @@ pub mod demo;
 pub mod engine;
 pub mod error;
 pub mod export;
+mod hex;
 pub mod model;
 pub mod probe;
 pub mod prompts;
 mod quiet;
+mod random;
 pub mod sweep;
 
 pub use error::Error;

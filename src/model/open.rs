@@ -6,11 +6,11 @@ use super::mapped::{FLOATS, not_a_float};
 use super::resolve::resolve;
 use super::safetensors::SafetensorsFolder;
 use super::{Checkpoint, Gguf, ModelError, ModelSpec, Params, PickledFolder, Snapshot, Tokenizer};
+use crate::hex::hex;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -138,10 +138,7 @@ impl ModelFiles {
         let mut all = Sha256::new();
         parts.iter().for_each(|part| all.update(part));
         self.embedded.iter().for_each(|part| all.update(Sha256::digest(part)));
-        Ok(all.finalize().iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        }))
+        Ok(hex(&all.finalize()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Text to token ids: a Hugging Face `tokenizer.json`, from a model folder or made from the vocabulary of a GGUF file.
 
 use super::ModelError;
+use crate::hex::hex;
 use crate::quiet::quietly;
 use serde::Deserialize;
 use serde_json::Value;
@@ -216,13 +217,6 @@ fn readable(bytes: &[u8]) -> String {
         }
     }
     text
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

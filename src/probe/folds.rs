@@ -2,6 +2,7 @@
 
 use super::error::ProbeError;
 use super::labels::Target;
+use crate::random::SplitMix64;
 
 /// A division of the pairs into folds; each is held out once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +30,7 @@ impl Folds {
             Target::Classes { of, names } => (of.clone(), names.len()),
             Target::Numbers(_) => (vec![0; examples], 1),
         };
-        let mut random = SplitMix(seed);
+        let mut random = SplitMix64(seed);
         let (mut of, mut next) = (vec![0; examples], 0);
         for class in 0..n_classes {
             let mut members: Vec<usize> = (0..examples).filter(|i| classes[*i] == class).collect();
@@ -53,23 +54,6 @@ impl Folds {
     /// Pairs outside `fold`, and inside.
     pub fn split(&self, fold: usize) -> (Vec<usize>, Vec<usize>) {
         (0..self.of.len()).partition(|i| self.of[*i] != fold)
-    }
-}
-
-/// Vigna's splitmix64 (<https://prng.di.unimi.it/splitmix64.c>).
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number from 0 up to below `n`; the bias is below n/2⁶⁴.
-    fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 }
 

@@ -40,10 +40,10 @@ pub use positions::{Selector, resolve_positions};
 pub use show::show_piece;
 pub use write::write_jsonl;
 
+use crate::hex::hex;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
 
@@ -137,10 +137,7 @@ pub fn hash_pairs(pairs: &[Pair]) -> String {
             number(position);
         }
     }
-    hasher.finalize().iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    hex(&hasher.finalize())
 }
 
 /// What the pairs are checked against.

@@ -13,6 +13,7 @@ use crate::backend::{Backend, BackendError, View};
 use crate::engine::workspace::bytes_per_row;
 use crate::engine::{Keep, Model, Program, PromptRows, RowCount, Site, Workspace};
 use crate::prompts::{Align, Pair};
+use crate::random::SplitMix64;
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 
@@ -504,15 +505,10 @@ fn sample(len: usize, n: usize) -> Vec<usize> {
     if n >= len {
         return (0..len).collect();
     }
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = SplitMix64(SplitMix64::STEP);
     let mut chosen = std::collections::BTreeSet::new();
     while chosen.len() < n {
-        // splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators)
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        chosen.insert(((z ^ (z >> 31)) % len as u64) as usize);
+        chosen.insert((random.next() % len as u64) as usize);
     }
     chosen.into_iter().collect()
 }

@@ -12,6 +12,7 @@
 //!   one matrix product of `[draws, pairs]` counts with `[pairs, cells]` numerators.
 
 use super::cells::Direction;
+use crate::random::SplitMix64;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -274,13 +275,9 @@ fn quantiles(mut values: Vec<f64>, level: f64) -> [f64; 2] {
     })
 }
 
-/// The finaliser of splitmix64 (Steele, Lea & Flood: Fast splittable pseudorandom number generators, 2014) on a
-/// counter.
+/// Number `counter` of the sequence of seed 0.
 fn mix(counter: u64) -> u64 {
-    let mut z = counter.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    SplitMix64(counter.wrapping_mul(SplitMix64::STEP)).next()
 }
 
 #[cfg(test)]

@@ -2,27 +2,18 @@
 
 use crate::Error;
 use crate::backend::Backend;
+use crate::cli::interrupt;
 use crate::cli::terminal::{bar, thousands};
-use crate::cli::usage;
 use crate::export::folder::RunFolder;
 use crate::sweep::{Outcome, Sweep};
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Runs the sweep with a progress bar, writing every wave to the journal, until it is done or Ctrl-C is pressed. On
 /// failure, says whether anything had been written.
 pub fn watch<B: Backend>(sweep: &Sweep<'_, B>, folder: &mut RunFolder) -> Result<(Outcome, f64), (Error, bool)> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    // A second Ctrl-C ends the process at once.
-    let handler = move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(1);
-        }
-    };
-    ctrlc::set_handler(handler).map_err(|e| (usage(format!("cannot watch for Ctrl-C: {e}")), false))?;
+    let stop = interrupt::flag().map_err(|e| (e, false))?;
     let started = Instant::now();
     let progress = bar(0, "cells");
     let (mut failed, mut began) = (None, false);

@@ -5,6 +5,7 @@
 
 use super::store::{Store, failed, is_commit, make_parent};
 use super::{Hub, HubError, HubId, Progress};
+use crate::hex::hex;
 use crate::quiet::quietly;
 use hf_hub::api::RepoInfo;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
@@ -247,8 +248,7 @@ fn check(path: &Path, size: u64, etag: &str) -> Result<Result<(), String>, HubEr
             Err(e) => return Err(io(e)),
         }
     }
-    let digits = |byte: &u8| format!("{byte:02x}");
-    let found: String = hash.finalize().iter().map(digits).collect();
+    let found = hex(&hash.finalize());
     Ok(if found.eq_ignore_ascii_case(etag) { Ok(()) } else { Err(format!("its SHA-256 is not {etag}")) })
 }
 

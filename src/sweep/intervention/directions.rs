@@ -2,11 +2,11 @@
 
 use super::InterventionError;
 use crate::engine::Site;
+use crate::hex::hex;
 use crate::model::ModelSpec;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::Read;
 use std::path::Path;
 
@@ -89,10 +89,7 @@ impl Directions {
             };
             tensors.insert(name, Tensor { shape: view.shape().to_vec(), data });
         }
-        let sha256 = Sha256::digest(bytes).iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
+        let sha256 = hex(&Sha256::digest(bytes));
         Ok(Directions { file: file.to_owned(), sha256, tensors })
     }
 

@@ -3,38 +3,30 @@
 
 use super::{Draws, InterventionError};
 use crate::prompts::Align;
+use crate::random::SplitMix64;
 use std::collections::BTreeMap;
 
-/// splitmix64 (Steele, Lea, Flood 2014: Fast splittable pseudorandom number generators).
 #[derive(Debug, Clone)]
-pub(super) struct Random(u64);
+pub(super) struct Random(SplitMix64);
 
 impl Random {
     /// A generator for what `words` name.
     pub(super) fn new(seed: u64, words: &[u64]) -> Random {
-        let mut state = Random(seed);
+        let mut state = SplitMix64(seed);
         for word in words {
-            state.0 = state.next() ^ word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            state.0 = state.next() ^ word.wrapping_mul(SplitMix64::STEP);
         }
-        state
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Random(state)
     }
 
     /// In (0, 1].
     fn unit(&mut self) -> f64 {
-        ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
+        ((self.0.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
     }
 
     /// Below `n`.
     fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        (self.0.next() % n as u64) as usize
     }
 
     /// Fills `out` with sigma · N(0, 1) (Box and Muller 1958), in float64 rounded to float32.
