@@ -1,7 +1,7 @@
 //! [`SafetensorsFolder`]: one or many `*.safetensors` files in a folder, by memory map.
 
 use super::mapped::{FLOATS, MappedFile, io, not_a_float};
-use super::shards::{read_index, shard_names};
+use super::shards::{Shards, open_shards};
 use super::{Checkpoint, ModelError, TensorInfo};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::collections::BTreeMap;
@@ -38,32 +38,12 @@ impl SafetensorsFolder {
     /// [`ModelError::Unsupported`] if there are no such files, [`ModelError::Malformed`] naming the file that is
     /// truncated, whose header lies, that has a tensor of another shard, or that the index names but should not.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
+        let mut this = SafetensorsFolder { shards: vec![], tensors: BTreeMap::new(), places: BTreeMap::new() };
         let index = folder.join(INDEX);
         if !folder.join(SINGLE).exists() && index.exists() {
-            return Self::open_sharded(folder, &index);
+            return open_shards(this, folder, &index, ".safetensors");
         }
-        let mut this = SafetensorsFolder { shards: vec![], tensors: BTreeMap::new(), places: BTreeMap::new() };
         this.add(&only_file(folder)?)?;
-        Ok(this)
-    }
-
-    fn open_sharded(folder: &Path, index: &Path) -> Result<Self, ModelError> {
-        let malformed = |reason| ModelError::Malformed { path: index.to_owned(), reason };
-        let assigned = read_index(index, ".safetensors")?;
-        let mut this = SafetensorsFolder { shards: vec![], tensors: BTreeMap::new(), places: BTreeMap::new() };
-        for name in shard_names(&assigned) {
-            let path = folder.join(name);
-            if !path.exists() {
-                return Err(malformed(format!("names shard {name:?}, which is not in the folder")));
-            }
-            this.add(&path)?;
-        }
-        for (tensor, shard) in &assigned {
-            let found = this.places.get(tensor).map(|p| &this.shards[p.shard].path);
-            if found.and_then(|p| p.file_name()).is_none_or(|f| *f != **shard) {
-                return Err(malformed(format!("says that tensor {tensor:?} is in {shard:?}, but it is not")));
-            }
-        }
         Ok(this)
     }
 
@@ -72,6 +52,17 @@ impl SafetensorsFolder {
         self.shards.iter().map(|s| s.path.as_path()).collect()
     }
 
+    fn place(&self, name: &str) -> Result<&Place, ModelError> {
+        let error = |reason| ModelError::Tensor { name: name.to_owned(), reason };
+        let place = self.places.get(name).ok_or_else(|| error("missing from the checkpoint".into()))?;
+        if !FLOATS.contains(&place.dtype) {
+            return Err(error(not_a_float(&place.dtype.to_string())));
+        }
+        Ok(place)
+    }
+}
+
+impl Shards for SafetensorsFolder {
     fn add(&mut self, path: &Path) -> Result<(), ModelError> {
         let malformed = |reason: String| ModelError::Malformed { path: path.to_owned(), reason };
         let file = MappedFile::open(path)?;
@@ -98,13 +89,8 @@ impl SafetensorsFolder {
         Ok(())
     }
 
-    fn place(&self, name: &str) -> Result<&Place, ModelError> {
-        let error = |reason| ModelError::Tensor { name: name.to_owned(), reason };
-        let place = self.places.get(name).ok_or_else(|| error("missing from the checkpoint".into()))?;
-        if !FLOATS.contains(&place.dtype) {
-            return Err(error(not_a_float(&place.dtype.to_string())));
-        }
-        Ok(place)
+    fn file_of(&self, tensor: &str) -> Option<&Path> {
+        self.places.get(tensor).map(|p| self.shards[p.shard].path.as_path())
     }
 }
 

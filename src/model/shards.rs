@@ -33,6 +33,42 @@ pub(super) fn shard_names(assigned: &BTreeMap<String, String>) -> BTreeSet<&str>
     assigned.values().map(String::as_str).collect()
 }
 
+/// A checkpoint that grows by the files of an index.
+pub(super) trait Shards {
+    /// Takes one more file.
+    fn add(&mut self, path: &Path) -> Result<(), ModelError>;
+
+    /// The file that has `tensor`.
+    fn file_of(&self, tensor: &str) -> Option<&Path>;
+}
+
+/// Adds the files that `index` names, each tensor in the file that it is said to be in.
+///
+/// # Errors
+/// As [`read_index`], and [`ModelError::Malformed`] for a file or tensor that is not there; what [`Shards::add`] says.
+pub(super) fn open_shards<S: Shards>(
+    mut this: S,
+    folder: &Path,
+    index: &Path,
+    extension: &str,
+) -> Result<S, ModelError> {
+    let malformed = |reason| ModelError::Malformed { path: index.to_owned(), reason };
+    let assigned = read_index(index, extension)?;
+    for name in shard_names(&assigned) {
+        let path = folder.join(name);
+        if !path.exists() {
+            return Err(malformed(format!("names shard {name:?}, which is not in the folder")));
+        }
+        this.add(&path)?;
+    }
+    for (tensor, shard) in &assigned {
+        if this.file_of(tensor).and_then(Path::file_name).is_none_or(|f| *f != **shard) {
+            return Err(malformed(format!("says that tensor {tensor:?} is in {shard:?}, but it is not")));
+        }
+    }
+    Ok(this)
+}
+
 /// A shard is a plain name in the folder. Judged by the text alone: what the name leads to may be a link.
 fn check_shard_name(name: &str, extension: &str) -> Result<(), String> {
     let mut parts = Path::new(name).components();

@@ -11,7 +11,7 @@ mod zip;
 pub use error::PickleError;
 
 use super::mapped::{FLOATS, MappedFile, not_a_float};
-use super::shards::{read_index, shard_names};
+use super::shards::{Shards, open_shards};
 use super::{Checkpoint, ModelError, TensorInfo};
 use machine::{Unpickled, View};
 use safetensors::Dtype;
@@ -60,47 +60,12 @@ impl PickledFolder {
             this.add(&single)?;
             return Ok(this);
         }
-        let malformed = |reason| ModelError::Malformed { path: index.clone(), reason };
-        let assigned = read_index(&index, ".bin")?;
-        for name in shard_names(&assigned) {
-            let path = folder.join(name);
-            if !path.exists() {
-                return Err(malformed(format!("names shard {name:?}, which is not in the folder")));
-            }
-            this.add(&path)?;
-        }
-        for (tensor, shard) in &assigned {
-            let found = this.places.get(tensor).map(|p| &this.shards[p.shard].path);
-            if found.and_then(|p| p.file_name()).is_none_or(|f| *f != **shard) {
-                return Err(malformed(format!("says that tensor {tensor:?} is in {shard:?}, but it is not")));
-            }
-        }
-        Ok(this)
+        open_shards(this, folder, &index, ".bin")
     }
 
     /// The files, in the order of their names.
     pub fn files(&self) -> Vec<&Path> {
         self.shards.iter().map(|s| s.path.as_path()).collect()
-    }
-
-    fn add(&mut self, path: &Path) -> Result<(), ModelError> {
-        let file = MappedFile::open(path)?;
-        let found = tensors(file.bytes()).map_err(|source| ModelError::Pickle { path: path.to_owned(), source })?;
-        for (name, place) in found {
-            let info = TensorInfo { shape: place.shape.clone(), dtype: place.dtype.to_string() };
-            let place = Place { shard: self.shards.len(), ..place };
-            if let Some(other) = self.places.insert(name.clone(), place) {
-                let reason = match self.shards.get(other.shard) {
-                    Some(other) => format!("is in {} as well", other.path.display()),
-                    None => "is there twice".to_owned(),
-                };
-                let source = PickleError::Tensor { name, reason };
-                return Err(ModelError::Pickle { path: path.to_owned(), source });
-            }
-            self.tensors.insert(name, info);
-        }
-        self.shards.push(file);
-        Ok(())
     }
 }
 
@@ -173,6 +138,32 @@ impl Place {
             i /= n;
         }
         at
+    }
+}
+
+impl Shards for PickledFolder {
+    fn add(&mut self, path: &Path) -> Result<(), ModelError> {
+        let file = MappedFile::open(path)?;
+        let found = tensors(file.bytes()).map_err(|source| ModelError::Pickle { path: path.to_owned(), source })?;
+        for (name, place) in found {
+            let info = TensorInfo { shape: place.shape.clone(), dtype: place.dtype.to_string() };
+            let place = Place { shard: self.shards.len(), ..place };
+            if let Some(other) = self.places.insert(name.clone(), place) {
+                let reason = match self.shards.get(other.shard) {
+                    Some(other) => format!("is in {} as well", other.path.display()),
+                    None => "is there twice".to_owned(),
+                };
+                let source = PickleError::Tensor { name, reason };
+                return Err(ModelError::Pickle { path: path.to_owned(), source });
+            }
+            self.tensors.insert(name, info);
+        }
+        self.shards.push(file);
+        Ok(())
+    }
+
+    fn file_of(&self, tensor: &str) -> Option<&Path> {
+        self.places.get(tensor).map(|p| self.shards[p.shard].path.as_path())
     }
 }
 
