@@ -40,7 +40,7 @@ pub fn reference(
     (product, size)
 }
 
-fn worst(got: &[f32], want: &(Vec<f64>, Vec<f64>)) -> f64 {
+pub fn worst(got: &[f32], want: &(Vec<f64>, Vec<f64>)) -> f64 {
     assert_eq!(got.len(), want.0.len());
     let error = |((g, w), s): ((&f32, &f64), &f64)| (*g as f64 - w).abs() / s;
     let errors = got.iter().zip(&want.0).zip(&want.1).map(error);

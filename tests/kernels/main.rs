@@ -6,8 +6,10 @@
 
 mod attention;
 mod emulator;
+mod emulator_sm90;
 mod epilogue;
 mod gemm;
+mod gemm_sm90;
 mod metrics;
 mod patches;
 mod rows;
