@@ -71,6 +71,26 @@ fn products_of_odd_sizes_with_bias_and_slices() {
     }
 }
 
+/// What the copy engine cannot read goes through the kernel for every card, and so does everything on another card.
+#[test]
+fn which_kernel_takes_what() {
+    let launched = |device: Emulated, aligned: bool| {
+        let gpu = gpu(device, Precision::Float32);
+        let (m, k, n) = (3, 16, 16);
+        let weight = pack(&gpu, k, n, &random(1, n * k));
+        let numbers = random(2, m * k);
+        let x = if aligned { Askew::aligned(&gpu, &numbers, m, k) } else { Askew::new(&gpu, &numbers, m, k) };
+        let mut out = Askew::new(&gpu, &vec![f32::NAN; m * n], m, n);
+        gpu.gemm(x.view(), &weight, WeightSlice { k: 0..k, n: 0..n }, Epilogue::none(), out.view_mut());
+        let of = |names: &[&str]| names.iter().map(|name| gpu.driver().launches_of(name)).sum::<u64>();
+        let sm80 = of(&["gemm_sm80_bf16x6", "gemm_sm80_bf16x6_a16"]);
+        (of(&["gemm_sm90_bf16x6_64", "gemm_sm90_bf16x6_128"]), sm80)
+    };
+    assert_eq!(launched(Emulated::default().hopper(), true), (1, 0));
+    assert_eq!(launched(Emulated::default().hopper(), false), (0, 1));
+    assert_eq!(launched(Emulated::default(), true), (0, 1));
+}
+
 /// Several row tiles and column tiles to a block, and several turns of the ring of stages.
 #[test]
 fn a_block_stays_for_many_tiles() {
@@ -87,12 +107,24 @@ fn a_block_stays_for_many_tiles() {
 #[test]
 fn the_width_of_tiles_changes_no_bit() {
     let case = Case::whole(140, 150, 270, true);
-    for (precision, _) in ALL {
-        let run = |n| case.run(&gpu(Emulated::default().hopper().with_multiprocessors(n), precision));
+    let names = |planes: &str| ["64", "128", "256"].map(|width| format!("gemm_sm90_{planes}_{width}"));
+    for (precision, planes, widths) in
+        [(Precision::Float32, "bf16x6", 2), (Precision::Bf16x3, "bf16x3", 2), (Precision::Bfloat16, "bf16", 3)]
+    {
+        let mut launched = [0; 3];
+        let mut run = |n| {
+            let gpu = gpu(Emulated::default().hopper().with_multiprocessors(n), precision);
+            let result = case.run(&gpu);
+            for (count, name) in launched.iter_mut().zip(names(planes)) {
+                *count += gpu.driver().launches_of(&name);
+            }
+            result
+        };
         let one = run(1);
-        for n in [2, 5, 8, 200] {
+        for n in [2, 3, 5, 6, 8, 200] {
             assert_eq!(run(n), one, "{precision:?} on {n} multiprocessors");
         }
+        assert_eq!(launched.iter().filter(|n| **n > 0).count(), widths, "{precision:?}: {launched:?}");
     }
 }
 

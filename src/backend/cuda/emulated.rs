@@ -37,6 +37,8 @@ pub struct Emulated {
     async_copies: AsyncCopies,
     check: bool,
     launches: AtomicU64,
+    /// How often each kernel was launched.
+    launched: Mutex<HashMap<&'static str, u64>>,
     memory: Mutex<Bounded>,
 }
 
@@ -63,8 +65,8 @@ impl Emulated {
         let capability = Capability { major: 8, minor: 0 };
         // Few, so that small tests, too, have blocks with several tiles.
         let multiprocessors = 3;
-        let launches = AtomicU64::new(0);
-        Emulated { number, capability, multiprocessors, schedule, async_copies, check, launches, memory }
+        let (launches, launched) = (AtomicU64::new(0), Mutex::default());
+        Emulated { number, capability, multiprocessors, schedule, async_copies, check, launches, launched, memory }
     }
 
     /// The same device as one of the Hopper generation, which runs `gemm_sm90.cu`.
@@ -93,6 +95,12 @@ impl Emulated {
         self.bounded().used
     }
 
+    /// How often this kernel was launched.
+    pub fn launches_of(&self, kernel: &str) -> u64 {
+        let launched = self.launched.lock().unwrap_or_else(PoisonError::into_inner);
+        launched.get(kernel).copied().unwrap_or(0)
+    }
+
     fn bounded(&self) -> MutexGuard<'_, Bounded> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,7 +124,7 @@ impl Emulated {
 
 /// A kernel of the emulator's registry, which lives as long as the program.
 #[derive(Debug, Clone, Copy)]
-pub struct EmulatedKernel(*const c_void);
+pub struct EmulatedKernel(*const c_void, &'static str);
 
 // SAFETY: the registry is filled before main and never changed.
 unsafe impl Send for EmulatedKernel {}
@@ -251,7 +259,7 @@ impl Driver for Emulated {
         let c_name = CString::new(name).map_err(|_| missing.clone())?;
         // SAFETY: a zero-terminated string.
         let kernel = unsafe { emu_kernel(c_name.as_ptr()) };
-        if kernel.is_null() { Err(missing) } else { Ok(EmulatedKernel(kernel)) }
+        if kernel.is_null() { Err(missing) } else { Ok(EmulatedKernel(kernel, name)) }
     }
 
     unsafe fn launch(
@@ -261,6 +269,7 @@ impl Driver for Emulated {
         mut arguments: Arguments,
     ) -> Result<(), DriverError> {
         let mut pointers = arguments.pointers()?;
+        *self.launched.lock().unwrap_or_else(PoisonError::into_inner).entry(function.1).or_default() += 1;
         let mut error = [0 as c_char; 8192];
         // SAFETY: the emulator compares the number of arguments and their sizes with the kernel's; the caller answers
         // for what their pointers reach.
