@@ -209,6 +209,8 @@ mod emulated {
     use patchwave::backend::cuda::emulated::{AsyncCopies, Emulated, Schedule};
     use patchwave::backend::cuda::{Cuda, Precision};
     use patchwave::backend::{BackendError, cuda};
+    use std::path::Path;
+    use std::process::{Command, Output};
     use std::sync::{Condvar, Mutex};
     use std::time::Duration;
 
@@ -405,6 +407,35 @@ mod emulated {
             assert!(known.len() < alone.stats.run as usize);
             let rest = sweep.run_with(&models[1..], &known, &mut |_, _| ControlFlow::Continue(())).expect("it runs");
             same_bits(&rest, &alone, sweep.direction);
+        }
+    }
+
+    fn patchwave(folder: &Path, args: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_patchwave"));
+        command.current_dir(folder).args(args.split_whitespace()).output().expect("the program starts")
+    }
+
+    /// The demo by way of the command line, in few waves and in many, to the same file.
+    #[test]
+    fn the_command_line_takes_several() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let effects = |devices: &str, more: &str| {
+            let args = format!("sweep --pairs 4 --verify 2 --output run --force --device {devices} {more}");
+            let output = patchwave(folder.path(), &args);
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+            assert_eq!(output.status.code(), Some(0), "{said}");
+            let run = std::fs::read(folder.path().join("run/run.json")).expect("run.json");
+            let run: serde_json::Value = serde_json::from_slice(&run).expect("JSON");
+            let device = run["device"].as_str().expect("a text").to_owned();
+            (std::fs::read(folder.path().join("run/effects.safetensors")).expect("effects"), device, said)
+        };
+        let (alone, device, said) = effects("emulated", "");
+        assert!(device == "emulated GPU 0" && !said.contains("device: "), "{device}");
+        for (devices, more) in [("emulated,emulated", ""), ("emulated,emulated,emulated", "--max-memory 80MB")] {
+            let (shared, device, said) = effects(devices, more);
+            assert!(shared == alone, "{devices} {more}");
+            assert!(device.starts_with("emulated GPU 0; emulated GPU 1"), "{device}");
+            assert!(said.contains(&format!("device: {device}")), "{said}");
         }
     }
 }
