@@ -12,7 +12,7 @@ use super::images::{self, Capability, Origin};
 pub use api::SYMBOLS;
 use api::{Api, EVENT_DEFAULT, STREAM_NON_BLOCKING, attribute, code, tensor_map};
 use cudarc::driver::sys::{CUcontext, CUdevice, CUevent, CUfunction, CUmodule, CUstream};
-pub use probe::{CudaVersion, DeviceInfo, Unavailable, probe, select};
+pub use probe::{CudaVersion, DeviceInfo, Unavailable, probe, select, select_several};
 use staging::Staging;
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
