@@ -39,7 +39,8 @@ fn equal_pairs(seed: u64, d_vocab: usize) -> Vec<Pair> {
 fn patches() -> Vec<PatchKind<'static>> {
     let draws = |n| Draws { seed: 1, n };
     let noise = PatchKind::Noise { sigma: 0.3, draws: draws(2) };
-    vec![PatchKind::Source, PatchKind::Zero, PatchKind::Mean, noise, PatchKind::Resample { draws: draws(2) }]
+    let resample = PatchKind::Resample { draws: draws(2) };
+    vec![PatchKind::Source, PatchKind::Zero, PatchKind::Mean, noise, resample, PatchKind::Scale(-0.5)]
 }
 
 /// Waves of one item, of some, of all there are; and pairs one by one or together.
