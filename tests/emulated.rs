@@ -1,15 +1,16 @@
 //! Whole sweeps through the CUDA kernels on the emulated device: the effects are the CPU's, and what must hold to the bit
 //! holds to the bit.
 //!
-//! `cargo test --release --features emulator --test emulated`
+//! `cargo test --release --features emulator --test emulated`; on a GPU with `PATCHWAVE_TEST_DEVICE=cuda:0`
 #![cfg(feature = "emulator")]
 
+mod device;
 mod support;
 
+use device::TestDevice;
 use patchwave::backend::Backend;
 use patchwave::backend::cpu::Cpu;
 use patchwave::backend::cuda::driver::{Arguments, DevicePtr, Driver, DriverError, Launch};
-use patchwave::backend::cuda::emulated::{AsyncCopies, Emulated, Schedule};
 use patchwave::backend::cuda::{Cuda, Precision};
 use patchwave::engine::Model;
 use patchwave::engine::Site;
@@ -28,8 +29,8 @@ fn load_on<B: Backend>(backend: B, seed: u64) -> Model<B> {
     Model::load(spec, &params, backend, &|_| ()).expect("a random model loads")
 }
 
-fn emulated(precision: Precision) -> Cuda<Emulated> {
-    Cuda::new(Emulated::default(), precision).expect("every kernel is there")
+fn emulated(precision: Precision) -> Cuda<TestDevice> {
+    Cuda::new(TestDevice::default(), precision).expect("every kernel is there")
 }
 
 /// Largest difference of two runs' metrics, relative to the largest metric of the unpatched runs (1 at least).
@@ -183,13 +184,13 @@ proptest! {
 
 /// A device that counts what is asked of it.
 struct Counting {
-    device: Emulated,
+    device: TestDevice,
     allocations: Arc<AtomicUsize>,
 }
 
 impl Driver for Counting {
-    type Function = <Emulated as Driver>::Function;
-    type Event = <Emulated as Driver>::Event;
+    type Function = <TestDevice as Driver>::Function;
+    type Event = <TestDevice as Driver>::Event;
     fn device(&self) -> String {
         self.device.device()
     }
@@ -242,7 +243,7 @@ proptest! {
         max_rows in prop::sample::select(vec![60usize, 2048]),
     ) {
         let allocations = Arc::new(AtomicUsize::new(0));
-        let device = Counting { device: Emulated::default(), allocations: allocations.clone() };
+        let device = Counting { device: TestDevice::default(), allocations: allocations.clone() };
         let gpu = load_on(Cuda::new(device, Precision::Float32).expect("every kernel is there"), seed);
         let cpu = load_on(Cpu, seed);
         let pairs = random_pairs(seed, 2, cpu.spec.d_vocab);
@@ -271,7 +272,7 @@ proptest! {
 #[test]
 fn out_of_memory_cuts_the_wave_and_goes_on() {
     let pairs = random_pairs(7, 3, 37);
-    let on = |device: Emulated| {
+    let on = |device: TestDevice| {
         let backend = Cuda::new(device, Precision::Float32).expect("every kernel is there");
         let model = load_on(backend, 7);
         let mut sweep = sweep(&model, &pairs, By::HeadPos);
@@ -279,10 +280,10 @@ fn out_of_memory_cuts_the_wave_and_goes_on() {
         let result = run(&sweep);
         (bits(&result.metric), result.stats.waves, model.backend.driver().memory_used())
     };
-    let (whole, waves, used) = on(Emulated::default());
+    let (whole, waves, used) = on(TestDevice::default());
     assert_eq!(waves, 1);
     for share in [60, 70, 80] {
-        let (cut, more, _) = on(Emulated::default().with_memory(used * share / 100));
+        let (cut, more, _) = on(TestDevice::default().with_memory(used * share / 100));
         assert_eq!(cut, whole, "with {share} % of {used} bytes");
         assert!(more > 1, "with {share} % of {used} bytes");
     }
@@ -293,15 +294,15 @@ fn out_of_memory_cuts_the_wave_and_goes_on() {
 fn a_whole_sweep_has_nothing_to_report() {
     for seed in 0..2 {
         let pairs = random_pairs(seed, 1, 37);
-        let on = |device: Emulated| {
+        let on = |device: TestDevice| {
             let backend = Cuda::new(device, Precision::Float32).expect("every kernel is there");
             let model = load_on(backend, seed);
             let result = run(&sweep(&model, &pairs, By::Head));
             model.backend.check().expect("nothing failed");
             bits(&result.metric)
         };
-        let plain = on(Emulated::default());
-        assert_eq!(plain, on(Emulated::new(Schedule::Random(seed), AsyncCopies::Random, true)));
+        let plain = on(TestDevice::default());
+        assert_eq!(plain, on(TestDevice::strict(seed)));
     }
 }
 

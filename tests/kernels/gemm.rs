@@ -1,7 +1,6 @@
 //! gemm_f32.cu and gemm_sm80.cu: accuracy of every precision, slices, groups, and rows that do not depend on their batch.
 
 use crate::support::*;
-use patchwave::backend::cuda::emulated::Emulated;
 use patchwave::backend::cuda::{Precision, Weight};
 use patchwave::backend::{Backend, Epilogue, HeadRows, View, ViewMut, WeightSlice};
 use std::ops::Range;
@@ -10,7 +9,7 @@ const ALL: [(Precision, f64); 4] =
     [(Precision::Ffma, 4e-7), (Precision::Float32, 4e-7), (Precision::Bf16x3, 1.2e-5), (Precision::Bfloat16, 6e-3)];
 
 /// A weight of one part, `[n, k]` numbers.
-pub fn pack(gpu: &Gpu, k: usize, n: usize, w: &[f32]) -> Weight<Emulated> {
+pub fn pack(gpu: &Gpu, k: usize, n: usize, w: &[f32]) -> Weight<TestDevice> {
     let read = &mut |_, out: &mut [f32]| {
         out.copy_from_slice(w);
         Ok(())
