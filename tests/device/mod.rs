@@ -2,7 +2,8 @@
 //! tools/gpu-check runs the same tests on a card this way.
 //!
 //! On a GPU there are no schedules and no checker. Memory begins as garbage of two kinds instead, and both must give the
-//! same bits: a kernel that reads what nobody has written is found out.
+//! same bits: a kernel that reads what nobody has written is found out. With `PATCHWAVE_TEST_MEMORY=exact` every buffer is an
+//! allocation of its own, exactly as long as it should be, and begins as it comes: for compute-sanitizer.
 //!
 //! Emulated, not yet run on hardware.
 #![allow(dead_code)] // not every test uses all of it
@@ -65,7 +66,8 @@ fn conformance_module() -> Option<Module> {
         images.push(Image { target: target.to_owned().leak(), packed: false, bytes: bytes.leak() });
     }
     let source = include_str!("../../kernels/emulator/conformance.cu").replace("../gpu.cuh", "gpu.cuh");
-    let hash = Sha256::digest(source.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hash = Sha256::new().chain_update(include_str!("../../kernels/gpu.cuh")).chain_update(&source).finalize();
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     Some(Module { name: "conformance", hash: hash.leak(), source: source.leak(), images: images.leak() })
 }
 
@@ -79,13 +81,14 @@ pub enum TestDevice {
 /// A test's share of the GPU. New memory is filled with one byte.
 #[derive(Debug)]
 pub struct Shared {
-    garbage: u8,
+    garbage: Option<u8>,
     limit: Option<usize>,
     sizes: Mutex<HashMap<DevicePtr, usize>>,
 }
 
 impl Shared {
     fn new(garbage: u8) -> TestDevice {
+        let garbage = (!exact_memory()).then_some(garbage);
         TestDevice::Gpu(Shared { garbage, limit: None, sizes: Mutex::default() })
     }
 
@@ -96,6 +99,10 @@ impl Shared {
     fn gpu(&self) -> &'static Nvidia {
         gpu().expect("opened before")
     }
+}
+
+fn exact_memory() -> bool {
+    std::env::var("PATCHWAVE_TEST_MEMORY").is_ok_and(|kind| kind == "exact")
 }
 
 /// Bytes of NaN, and small numbers that look like any other.
@@ -177,10 +184,12 @@ impl Driver for TestDevice {
             return Err(DriverError::OutOfMemory { bytes });
         }
         let ptr = shared.gpu().alloc(bytes)?;
-        let garbage = vec![shared.garbage; bytes.min(1 << 20)];
-        for at in (0..bytes).step_by(garbage.len().max(1)) {
-            let piece = &garbage[..garbage.len().min(bytes - at)];
-            unsafe { shared.gpu().copy_to_device(ptr.offset(at), piece)? }
+        if let Some(garbage) = shared.garbage {
+            let garbage = vec![garbage; bytes.clamp(1, 1 << 20)];
+            for at in (0..bytes).step_by(garbage.len()) {
+                let piece = &garbage[..garbage.len().min(bytes - at)];
+                unsafe { shared.gpu().copy_to_device(ptr.offset(at), piece)? }
+            }
         }
         shared.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(ptr, bytes);
         Ok(ptr)
@@ -199,7 +208,7 @@ impl Driver for TestDevice {
     fn may_keep_memory(&self) -> bool {
         match self {
             TestDevice::Emulated(device) => device.may_keep_memory(),
-            TestDevice::Gpu(_) => true,
+            TestDevice::Gpu(_) => !exact_memory(),
         }
     }
 
