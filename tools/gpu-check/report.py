@@ -25,8 +25,10 @@ class Done:
         if self.code is None:
             return f"ended after {self.limit:.0f} s"
         lines = [line.strip() for line in self.said.splitlines() if line.strip()]
-        telling = [line for line in lines if "error" in line.lower() or "panicked" in line or "differs" in line]
-        return (telling or lines or [f"exit code {self.code}"])[-1][:160]
+        # What a Rust test panics with is in the line behind the place.
+        telling = [after for line, after in zip(lines, lines[1:]) if "panicked at" in line][:1]
+        telling = telling or [line for line in lines if "error" in line.lower()][-1:] or lines[-1:]
+        return (telling or [f"exit code {self.code}"])[0][:160]
 
 
 class Report:

@@ -139,7 +139,12 @@ def kernel_tests(context):
             if not done.ok:
                 failed.append(f"{name.split('::')[-1]} ({done.why()})")
         figure = f"{len(tests) - len(failed)} of {len(tests)} tests, {seconds:.0f} s"
-        context.report.row(f"tests: {group}", FAIL if failed else PASS, "; ".join([figure, *failed]))
+        context.report.row(f"tests: {group}", FAIL if failed else PASS, "; ".join([figure, *some(failed)]))
+
+
+def some(wrong, most=3):
+    """The first few of a list for a table."""
+    return wrong[:most] + ([f"and {len(wrong) - most} more"] if len(wrong) > most else [])
 
 
 def sanitizer_errors(said):
@@ -174,7 +179,7 @@ def sanitizer(context):
             ran, errors = ran + 1, errors + (counted or 0)
             if not done.ok or counted != 0:
                 wrong.append(f"{name} ({f'{counted} errors' if counted else done.why()})")
-        figure = "; ".join([f"{ran} tests, {errors} errors", *wrong])
+        figure = "; ".join([f"{ran} tests, {errors} errors", *some(wrong)])
         context.report.row(f"compute-sanitizer {tool}", FAIL if wrong else PASS, figure)
 
 
@@ -221,6 +226,8 @@ def sweep_of(context, name, about, cases):
             figure = f"{worst:.1e} at most over {cells} cells, noise floor {about_run['noise_floor']:.1e}, "
             figure += f"{about_run['seconds']:.3f} s (CPU {cpu_seconds:.3f} s)"
             report.row(check, PASS if worst <= EFFECT_ERROR[dtype] else FAIL, figure)
+            if not any(name == "device" for name, _ in report.facts):
+                report.facts.append(("device", about_run["device"]))
         dtype = precisions[0]
         again = sweep(f"{base}-{dtype}-again", device, dtype, options, 0)
         files = [folder / run / "effects.safetensors" for run in (f"{base}-{dtype}", f"{base}-{dtype}-again")]
