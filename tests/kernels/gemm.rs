@@ -1,5 +1,6 @@
 //! gemm_f32.cu and gemm_sm80.cu: accuracy of every precision, slices, groups, and rows that do not depend on their batch.
 
+use crate::device::gpu;
 use crate::support::*;
 use patchwave::backend::cuda::{Precision, Weight};
 use patchwave::backend::{Backend, Epilogue, HeadRows, View, ViewMut, WeightSlice};
@@ -7,6 +8,15 @@ use std::ops::Range;
 
 const ALL: [(Precision, f64); 4] =
     [(Precision::Ffma, 4e-7), (Precision::Float32, 4e-7), (Precision::Bf16x3, 1.2e-5), (Precision::Bfloat16, 6e-3)];
+
+/// What a product may be wrong by. Tensor cores of a GPU truncate where the emulator rounds. The worst that is thought of
+/// (each step's terms cut to 24 bits of the largest, and their sum, too) makes 6.1e-7 here of the emulator's 4e-7.
+fn allowed(precision: Precision, emulated: f64) -> f64 {
+    match (precision, gpu()) {
+        (Precision::Float32, Some(_)) => 1e-6,
+        _ => emulated,
+    }
+}
 
 /// A weight of one part, `[n, k]` numbers.
 pub fn pack(gpu: &Gpu, k: usize, n: usize, w: &[f32]) -> Weight<TestDevice> {
@@ -90,6 +100,7 @@ fn products_of_odd_sizes_with_bias_and_slices() {
             let want = reference(&x, *m, &w, *k, &slice, bias.as_deref());
             let got = everywhere(precision, |gpu| gemm(gpu, &x, *m, &w, *k, outs, slice.clone(), bias.as_deref()));
             let error = worst(&got, &want);
+            let tolerance = allowed(precision, tolerance);
             assert!(error < tolerance, "{precision:?} m {m} k {k_range:?} n {n_range:?}: {error:.1e}");
         }
     }
@@ -165,7 +176,7 @@ fn head_deltas_use_each_groups_own_slice_of_w_o() {
             want.1.extend(part.1);
         }
         let error = worst(&got, &want);
-        assert!(error < tolerance, "{precision:?}: {error:.1e}");
+        assert!(error < allowed(precision, tolerance), "{precision:?}: {error:.1e}");
     }
 }
 
