@@ -50,11 +50,14 @@ mod emulator {
         println!("cargo:rustc-link-lib=dylib=stdc++");
     }
 
-    /// The emulator is for the machine that builds it, so it may use all of its instructions. Nothing is contracted to a
-    /// fused multiply-add but what a kernel writes as `fmaf`: a row's bits must not depend on how a loop was unrolled.
+    /// The emulator is for the machine that builds it, so it may use all of its instructions; `PATCHWAVE_MARCH` names those
+    /// of another, where tools/gpu-check takes the tests. Nothing is contracted to a fused multiply-add but what a kernel
+    /// writes as `fmaf`: a row's bits must not depend on how a loop was unrolled.
     fn compiler() -> cc::Build {
+        println!("cargo:rerun-if-env-changed=PATCHWAVE_MARCH");
+        let machine = env::var("PATCHWAVE_MARCH").unwrap_or_else(|_| "native".to_owned());
         let mut build = cc::Build::new();
-        build.cpp(true).std("c++17").flag("-ffp-contract=off").flag_if_supported("-march=native");
+        build.cpp(true).std("c++17").flag("-ffp-contract=off").flag_if_supported(format!("-march={machine}"));
         build.flag("-Wno-unknown-pragmas").flag("-Wno-unused-function").flag("-Wno-unused-variable");
         build.cargo_metadata(false);
         build

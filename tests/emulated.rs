@@ -1,15 +1,16 @@
 //! Whole sweeps through the CUDA kernels on the emulated device: the effects are the CPU's, and what must hold to the bit
 //! holds to the bit.
 //!
-//! `cargo test --release --features emulator --test emulated`
+//! `cargo test --release --features emulator --test emulated`; on a GPU with `PATCHWAVE_TEST_DEVICE=cuda:0`
 #![cfg(feature = "emulator")]
 
+mod device;
 mod support;
 
+use device::TestDevice;
 use patchwave::backend::Backend;
 use patchwave::backend::cpu::Cpu;
 use patchwave::backend::cuda::driver::{Arguments, DevicePtr, Driver, DriverError, Launch, MatrixMap, TensorMap};
-use patchwave::backend::cuda::emulated::{AsyncCopies, Emulated, Schedule};
 use patchwave::backend::cuda::images::Capability;
 use patchwave::backend::cuda::{Cuda, Precision};
 use patchwave::engine::Model;
@@ -29,12 +30,12 @@ fn load_on<B: Backend>(backend: B, seed: u64) -> Model<B> {
     Model::load(spec, &params, backend, &|_| ()).expect("a random model loads")
 }
 
-/// A device of the Hopper generation, which has a GEMM of its own, or of an older one.
-fn card(hopper: bool) -> Emulated {
-    if hopper { Emulated::default().hopper() } else { Emulated::default() }
+/// A device of the Hopper generation, which has a GEMM of its own, or of an older one; or the GPU, whatever it is.
+fn card(hopper: bool) -> TestDevice {
+    if hopper { TestDevice::default().hopper() } else { TestDevice::default() }
 }
 
-fn on_card(hopper: bool, precision: Precision) -> Cuda<Emulated> {
+fn on_card(hopper: bool, precision: Precision) -> Cuda<TestDevice> {
     Cuda::new(card(hopper), precision).expect("every kernel is there")
 }
 
@@ -198,13 +199,13 @@ proptest! {
 
 /// A device that counts what is asked of it.
 struct Counting {
-    device: Emulated,
+    device: TestDevice,
     allocations: Arc<AtomicUsize>,
 }
 
 impl Driver for Counting {
-    type Function = <Emulated as Driver>::Function;
-    type Event = <Emulated as Driver>::Event;
+    type Function = <TestDevice as Driver>::Function;
+    type Event = <TestDevice as Driver>::Event;
     fn device(&self) -> String {
         self.device.device()
     }
@@ -296,7 +297,7 @@ proptest! {
 #[test]
 fn out_of_memory_cuts_the_wave_and_goes_on() {
     let pairs = random_pairs(7, 3, 37);
-    let on = |device: Emulated| {
+    let on = |device: TestDevice| {
         let backend = Cuda::new(device, Precision::Float32).expect("every kernel is there");
         let model = load_on(backend, 7);
         let mut sweep = sweep(&model, &pairs, By::HeadPos);
@@ -304,10 +305,10 @@ fn out_of_memory_cuts_the_wave_and_goes_on() {
         let result = run(&sweep);
         (bits(&result.metric), result.stats.waves, model.backend.driver().memory_used())
     };
-    let (whole, waves, used) = on(Emulated::default());
+    let (whole, waves, used) = on(TestDevice::default());
     assert_eq!(waves, 1);
     for share in [60, 70, 80] {
-        let (cut, more, _) = on(Emulated::default().with_memory(used * share / 100));
+        let (cut, more, _) = on(TestDevice::default().with_memory(used * share / 100));
         assert_eq!(cut, whole, "with {share} % of {used} bytes");
         assert!(more > 1, "with {share} % of {used} bytes");
     }
@@ -318,15 +319,15 @@ fn out_of_memory_cuts_the_wave_and_goes_on() {
 fn a_whole_sweep_has_nothing_to_report() {
     for (seed, hopper) in [(0, false), (1, false), (2, true)] {
         let pairs = random_pairs(seed, 1, 37);
-        let on = |device: Emulated| {
+        let on = |device: TestDevice| {
             let backend = Cuda::new(device, Precision::Float32).expect("every kernel is there");
             let model = load_on(backend, seed);
             let result = run(&sweep(&model, &pairs, By::Head));
             model.backend.check().expect("nothing failed");
             bits(&result.metric)
         };
-        let checked = Emulated::new(Schedule::Random(seed), AsyncCopies::Random, true);
-        assert_eq!(on(card(hopper)), on(if hopper { checked.hopper() } else { checked }));
+        let strict = TestDevice::strict(seed);
+        assert_eq!(on(card(hopper)), on(if hopper { strict.hopper() } else { strict }));
     }
 }
 

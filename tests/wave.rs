@@ -4,7 +4,7 @@
 mod support;
 
 use patchwave::prompts::Align;
-use patchwave::sweep::{By, Direction, Limits, Metric, PatchKind};
+use patchwave::sweep::{By, Direction, Limits, Metric, PatchKind, prefers_answer};
 use proptest::prelude::*;
 use support::*;
 
@@ -103,4 +103,25 @@ proptest! {
         let noise = run(&noise);
         prop_assert_eq!(bits(&denoise.metric), bits(&noise.metric));
     }
+}
+
+/// Whether a pair's answer is preferred does not depend on the other pairs; those without answers or wrong tokens mix with
+/// those that have them.
+#[test]
+fn a_pair_prefers_its_answer_whatever_the_others_do() {
+    let model = load(random_spec(3), 3);
+    let mut pairs = random_pairs(3, 24, 37);
+    for (i, pair) in pairs.iter_mut().enumerate() {
+        match i % 4 {
+            1 => pair.wrong.clear(),
+            2 => pair.answers.clear(),
+            _ => {}
+        }
+    }
+    let together = prefers_answer(&model, &pairs).expect("it runs");
+    let alone: Vec<bool> =
+        pairs.iter().flat_map(|p| prefers_answer(&model, std::slice::from_ref(p)).expect("it runs")).collect();
+    assert_eq!(together, alone);
+    assert!(together.contains(&true) && together.contains(&false));
+    assert!(together.iter().skip(2).step_by(4).all(|preferred| *preferred), "without an answer");
 }

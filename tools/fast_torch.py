@@ -44,10 +44,10 @@ class Run:
 
 
 class FastLlama:
-    def __init__(self, folder, dtype=torch.float32):
+    def __init__(self, folder, dtype=torch.float32, device="cpu"):
         with open(f"{folder}/config.json") as file:
             config = json.load(file)
-        weights = {name: t.to(dtype) for name, t in load_file(f"{folder}/model.safetensors").items()}
+        weights = {name: t.to(device, dtype) for name, t in load_file(f"{folder}/model.safetensors").items()}
         self.d_model, self.eps = config["hidden_size"], config["rms_norm_eps"]
         self.n_heads, self.n_kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
         self.d_head = config.get("head_dim") or self.d_model // self.n_heads
@@ -74,7 +74,7 @@ class FastLlama:
         inverse = theta ** (-torch.arange(0, self.d_head, 2, dtype=torch.float64) / self.d_head)
         angle = torch.arange(512, dtype=torch.float64)[:, None] * inverse
         angle = torch.cat([angle, angle], -1)
-        self.cos, self.sin = angle.cos().to(dtype), angle.sin().to(dtype)
+        self.cos, self.sin = angle.cos().to(device, dtype), angle.sin().to(device, dtype)
 
     def norm(self, x, weight):
         return functional.rms_norm(x, (self.d_model,), weight, self.eps)
@@ -111,7 +111,7 @@ class FastLlama:
         elif prefix is None:
             z = functional.scaled_dot_product_attention(q, all_k, all_v, is_causal=True, enable_gqa=True)
         else:
-            mask = torch.ones(length, all_k.shape[2], dtype=torch.bool).tril(first)
+            mask = torch.ones(length, all_k.shape[2], dtype=torch.bool, device=x.device).tril(first)
             z = functional.scaled_dot_product_attention(q, all_k, all_v, attn_mask=mask, enable_gqa=True)
         return z.transpose(1, 2).flatten(2), k, v
 
@@ -162,7 +162,7 @@ class FastLlama:
             w_o = layer.o.view(self.d_model, self.n_heads, self.d_head)
             delta = torch.einsum("bphe,dhe->hbpd", change, w_o)
             if by_pos:
-                only = torch.eye(length - first, dtype=delta.dtype)
+                only = torch.eye(length - first, dtype=delta.dtype, device=delta.device)
                 delta = torch.einsum("hbpd,pq->qhbpd", delta, only).flatten(0, 1)
             x = (base.resid_mid[index][:, first:] + delta).flatten(0, 1)
             if index == len(self.layers) - 1:

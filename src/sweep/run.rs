@@ -410,23 +410,28 @@ pub fn prefers_answer<B: Backend>(model: &Model<B>, pairs: &[Pair]) -> Result<Ve
 
 pub(crate) fn prefers<B: Backend>(model: &Model<B>, pairs: &[&Pair], clean_hidden: &B::Buf) -> Vec<bool> {
     let (h, unembedding) = (View::packed(clean_hidden, pairs.len(), model.spec.d_embed()), model.unembedding());
-    let prefers = |(i, pair): (usize, &&Pair)| {
-        let row = h.range(i..i + 1);
+    // The tokens of all pairs that have wrong ones at once: a device is waited for once.
+    let compared: Vec<&[u32]> =
+        pairs.iter().flat_map(|p| if p.wrong.is_empty() { [&[][..]; 2] } else { [&p.answers[..], &p.wrong] }).collect();
+    let counts: Vec<usize> = compared.chunks(2).map(|of_pair| of_pair.concat().len()).collect();
+    let logits = model.backend.token_logits(h, &unembedding, &compared.concat(), &counts);
+    let mut rest = &logits[..];
+    let prefers = |(i, (pair, count)): (usize, (&&Pair, usize))| {
+        let (mine, others) = rest.split_at(count);
+        rest = others;
         if pair.answers.is_empty() {
             true
         } else if pair.wrong.is_empty() {
-            let logits = model.backend.logits(row, &unembedding);
+            let logits = model.backend.logits(h.range(i..i + 1), &unembedding);
             let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             pair.answers.iter().any(|a| logits[*a as usize] == best)
         } else {
-            let tokens: Vec<u32> = pair.answers.iter().chain(&pair.wrong).copied().collect();
-            let logits = model.backend.token_logits(row, &unembedding, &tokens, &[tokens.len()]);
-            let (answers, wrong) = logits.split_at(pair.answers.len());
+            let (answers, wrong) = mine.split_at(pair.answers.len());
             let mean = |x: &[f32]| x.iter().sum::<f32>() / x.len() as f32;
             mean(answers) > mean(wrong)
         }
     };
-    pairs.iter().enumerate().map(prefers).collect()
+    pairs.iter().zip(counts).enumerate().map(prefers).collect()
 }
 
 /// Rows that `rows` tokens push through all sub-layers.

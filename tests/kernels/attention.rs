@@ -2,7 +2,6 @@
 
 use crate::support::*;
 use patchwave::backend::cuda::Precision;
-use patchwave::backend::cuda::emulated::Emulated;
 use patchwave::backend::{AttnCall, AttnOverride, AttnOverrideKind, AttnParams, AttnSegment, Backend, View, ViewMut};
 use patchwave::model::spec::AlibiAt;
 
@@ -461,12 +460,12 @@ fn long_prompts_spill_their_scores() {
 #[test]
 fn the_fused_kernel_needs_no_workspace() {
     let c = case(10, (4, 4, 2, 2), &[(1600, 3)]);
-    let on = |device: Emulated| Gpu::new(device, Precision::Ffma).expect("every kernel is there");
-    let (z, used) = c.measure(&on(Emulated::default()), false);
+    let on = |device: TestDevice| Gpu::new(device, Precision::Ffma).expect("every kernel is there");
+    let (z, used) = c.measure(&on(TestDevice::default()), false);
     let fits = |memory: usize| {
         // Not even the inputs may fit, which the test's uploads take for a panic.
         let got = std::panic::catch_unwind(|| {
-            let gpu = on(Emulated::default().with_memory(memory));
+            let gpu = on(TestDevice::default().with_memory(memory));
             let got = c.run(&gpu, false);
             gpu.check().is_ok().then_some(got)
         });
@@ -479,7 +478,7 @@ fn the_fused_kernel_needs_no_workspace() {
         let middle = (less + enough) / 2;
         if fits(middle) { enough = middle } else { less = middle }
     }
-    let gpu = on(Emulated::default().with_memory(enough));
+    let gpu = on(TestDevice::default().with_memory(enough));
     c.run(&gpu, true);
     assert!(gpu.check().is_err(), "rows of scores of four blocks of threads");
 }

@@ -1,7 +1,8 @@
 //! gemm_f32.cu and gemm_sm80.cu: accuracy of every precision, slices, groups, and rows that do not depend on their batch.
 
+use crate::device::{capability, gpu};
 use crate::support::*;
-use patchwave::backend::cuda::emulated::Emulated;
+use patchwave::backend::cuda::images::Capability;
 use patchwave::backend::cuda::{Precision, Weight};
 use patchwave::backend::{Backend, Epilogue, HeadRows, View, ViewMut, WeightSlice};
 use std::ops::Range;
@@ -9,8 +10,17 @@ use std::ops::Range;
 const ALL: [(Precision, f64); 4] =
     [(Precision::Ffma, 4e-7), (Precision::Float32, 4e-7), (Precision::Bf16x3, 1.2e-5), (Precision::Bfloat16, 6e-3)];
 
+/// What a product may be wrong by. Tensor cores of a GPU truncate where the emulator rounds. The worst that is thought of
+/// (each step's terms cut to 24 bits of the largest, and their sum, too) makes 6.1e-7 here of the emulator's 4e-7.
+pub fn allowed(precision: Precision, emulated: f64) -> f64 {
+    match (precision, gpu()) {
+        (Precision::Float32, Some(_)) => 1e-6,
+        _ => emulated,
+    }
+}
+
 /// A weight of one part, `[n, k]` numbers.
-pub fn pack(gpu: &Gpu, k: usize, n: usize, w: &[f32]) -> Weight<Emulated> {
+pub fn pack(gpu: &Gpu, k: usize, n: usize, w: &[f32]) -> Weight<TestDevice> {
     let read = &mut |_, out: &mut [f32]| {
         out.copy_from_slice(w);
         Ok(())
@@ -91,14 +101,19 @@ fn products_of_odd_sizes_with_bias_and_slices() {
             let want = reference(&x, *m, &w, *k, &slice, bias.as_deref());
             let got = everywhere(precision, |gpu| gemm(gpu, &x, *m, &w, *k, outs, slice.clone(), bias.as_deref()));
             let error = worst(&got, &want);
+            let tolerance = allowed(precision, tolerance);
             assert!(error < tolerance, "{precision:?} m {m} k {k_range:?} n {n_range:?}: {error:.1e}");
         }
     }
 }
 
-/// Aligned rows go through copies of 16 bytes, others through copies of 4: the same bits.
+/// Aligned rows go through copies of 16 bytes, others through copies of 4: the same bits. (On a Hopper GPU aligned rows go
+/// through a kernel of its own: gemm_sm90.rs.)
 #[test]
 fn alignment_changes_no_bit() {
+    if capability() == Some(Capability::HOPPER) {
+        return;
+    }
     let (m, k, n) = (37, 84, 50);
     let (x, w) = (random(4, m * k), random(5, k * n));
     for precision in [Precision::Float32, Precision::Bf16x3, Precision::Bfloat16] {
@@ -166,7 +181,7 @@ fn head_deltas_use_each_groups_own_slice_of_w_o() {
             want.1.extend(part.1);
         }
         let error = worst(&got, &want);
-        assert!(error < tolerance, "{precision:?}: {error:.1e}");
+        assert!(error < allowed(precision, tolerance), "{precision:?}: {error:.1e}");
     }
 }
 

@@ -1,7 +1,8 @@
 //! gemm_sm90.cu: tensor copies, mbarriers and wgmma, emulated. Accuracy of every precision, slices, groups, gates; rows that
 //! depend neither on their batch nor on the width of tiles.
 
-use crate::gemm::{pack, reference, worst};
+use crate::device;
+use crate::gemm::{allowed, pack, reference, worst};
 use crate::support::*;
 use patchwave::backend::cuda::Precision;
 use patchwave::backend::cuda::emulated::Emulated;
@@ -50,8 +51,21 @@ impl Case {
     }
 }
 
-fn gpu(device: Emulated, precision: Precision) -> Gpu {
-    Gpu::new(device, precision).expect("every kernel is there")
+/// An emulated device, also where the tests run on a GPU.
+fn emulated(device: Emulated, precision: Precision) -> Gpu {
+    Gpu::new(TestDevice::Emulated(device), precision).expect("every kernel is there")
+}
+
+/// The tests' device, of the Hopper generation where it is emulated.
+fn gpu(precision: Precision) -> Gpu {
+    Gpu::new(TestDevice::default().hopper(), precision).expect("every kernel is there")
+}
+
+fn launches_of(gpu: &Gpu, kernel: &str) -> u64 {
+    match gpu.driver() {
+        TestDevice::Emulated(device) => device.launches_of(kernel),
+        TestDevice::Gpu(_) => unreachable!("only the emulator counts"),
+    }
 }
 
 #[test]
@@ -66,6 +80,7 @@ fn products_of_odd_sizes_with_bias_and_slices() {
     for (precision, tolerance) in ALL {
         for case in &cases {
             let error = case.error(&among(hoppers(), precision, |gpu| case.run(gpu)));
+            let tolerance = allowed(precision, tolerance);
             assert!(error < tolerance, "{precision:?} m {} {:?}: {error:.1e}", case.m, case.slice);
         }
     }
@@ -75,14 +90,14 @@ fn products_of_odd_sizes_with_bias_and_slices() {
 #[test]
 fn which_kernel_takes_what() {
     let launched = |device: Emulated, aligned: bool| {
-        let gpu = gpu(device, Precision::Float32);
+        let gpu = emulated(device, Precision::Float32);
         let (m, k, n) = (3, 16, 16);
         let weight = pack(&gpu, k, n, &random(1, n * k));
         let numbers = random(2, m * k);
         let x = if aligned { Askew::aligned(&gpu, &numbers, m, k) } else { Askew::new(&gpu, &numbers, m, k) };
         let mut out = Askew::new(&gpu, &vec![f32::NAN; m * n], m, n);
         gpu.gemm(x.view(), &weight, WeightSlice { k: 0..k, n: 0..n }, Epilogue::none(), out.view_mut());
-        let of = |names: &[&str]| names.iter().map(|name| gpu.driver().launches_of(name)).sum::<u64>();
+        let of = |names: &[&str]| names.iter().map(|name| launches_of(&gpu, name)).sum::<u64>();
         let sm80 = of(&["gemm_sm80_bf16x6", "gemm_sm80_bf16x6_a16"]);
         (of(&["gemm_sm90_bf16x6_64", "gemm_sm90_bf16x6_128"]), sm80)
     };
@@ -96,9 +111,10 @@ fn which_kernel_takes_what() {
 fn a_block_stays_for_many_tiles() {
     let case = Case::whole(300, 330, 400, true);
     for (precision, tolerance) in ALL {
-        for device in [Emulated::default(), hoppers().swap_remove(4)] {
-            let error = case.error(&case.run(&gpu(device.hopper(), precision)));
-            assert!(error < tolerance, "{precision:?}: {error:.1e}");
+        for device in TestDevice::all(vec![Emulated::default().hopper(), hoppers().swap_remove(4)]) {
+            let gpu = Gpu::new(device, precision).expect("every kernel is there");
+            let error = case.error(&case.run(&gpu));
+            assert!(error < allowed(precision, tolerance), "{precision:?}: {error:.1e}");
         }
     }
 }
@@ -113,10 +129,10 @@ fn the_width_of_tiles_changes_no_bit() {
     {
         let mut launched = [0; 3];
         let mut run = |n| {
-            let gpu = gpu(Emulated::default().hopper().with_multiprocessors(n), precision);
+            let gpu = emulated(Emulated::default().hopper().with_multiprocessors(n), precision);
             let result = case.run(&gpu);
             for (count, name) in launched.iter_mut().zip(names(planes)) {
-                *count += gpu.driver().launches_of(&name);
+                *count += launches_of(&gpu, &name);
             }
             result
         };
@@ -128,13 +144,35 @@ fn the_width_of_tiles_changes_no_bit() {
     }
 }
 
+/// The same without a say in the number of multiprocessors: a product that fills the device has wide tiles, some rows of
+/// it alone have narrow ones.
+#[test]
+fn rows_of_a_product_that_fills_the_device() {
+    let (m, k, n) = if device::gpu().is_some() { (6000, 512, 4096) } else { (300, 72, 200) };
+    let x = random(41, m * k);
+    for (precision, _) in ALL {
+        let gpu = gpu(precision);
+        let weight = pack(&gpu, k, n, &random(42, n * k));
+        let run = |rows: Range<usize>| {
+            let part = Askew::aligned(&gpu, &x[rows.start * k..rows.end * k], rows.len(), k);
+            let mut out = Askew::new(&gpu, &vec![f32::NAN; rows.len() * n], rows.len(), n);
+            gpu.gemm(part.view(), &weight, WeightSlice { k: 0..k, n: 0..n }, Epilogue::none(), out.view_mut());
+            out.read(&gpu)
+        };
+        let whole = run(0..m);
+        for rows in [0..1, 100..164, m - 130..m] {
+            assert!(run(rows.clone()) == whole[rows.start * n..rows.end * n], "{precision:?} rows {rows:?}");
+        }
+    }
+}
+
 /// A row alone, a row in a batch, some columns: the same bits.
 #[test]
 fn a_row_does_not_depend_on_its_batch() {
     let (m, k, n) = (140, 96, 70);
     let (x, w) = (random(6, m * k), random(7, k * n));
     for (precision, _) in ALL {
-        let gpu = gpu(Emulated::default().hopper(), precision);
+        let gpu = gpu(precision);
         let weight = pack(&gpu, k, n, &w);
         let run = |rows: Range<usize>, cols: Range<usize>| {
             let part = Askew::aligned(&gpu, &x[rows.start * k..rows.end * k], rows.len(), k);
@@ -180,7 +218,7 @@ fn head_deltas_use_each_groups_own_slice_of_w_o() {
             want.1.extend(part.1);
         }
         let error = worst(&got, &want);
-        assert!(error < tolerance, "{precision:?}: {error:.1e}");
+        assert!(error < allowed(precision, tolerance), "{precision:?}: {error:.1e}");
     }
 }
 
@@ -234,7 +272,7 @@ fn results_are_added_to_the_residual_stream() {
         });
         let product: Vec<f32> = got.iter().zip(&before).map(|(g, b)| 2.0 * (g - b)).collect();
         let error = case.error(&product);
-        assert!(error < tolerance + 1e-6, "{precision:?}: {error:.1e}");
+        assert!(error < allowed(precision, tolerance) + 1e-6, "{precision:?}: {error:.1e}");
     }
 }
 
@@ -254,7 +292,7 @@ fn error_table() {
             println!("| {k} | {precision:?} | {:.1e} | {rms:.1e} |", worst(&got, &want));
             worst(&got, &want)
         };
-        let on = |precision| error(gpu(Emulated::default().hopper(), precision), precision);
+        let on = |precision| error(gpu(precision), precision);
         let plain = on(Precision::Ffma);
         let [planes, x3, x1] = ALL.map(|(precision, _)| on(precision));
         assert!(planes <= plain && plain < 5e-7, "k {k}: {planes:.1e} against {plain:.1e}");

@@ -1,12 +1,13 @@
-//! Emulated devices and matrices that lie askew in their buffers.
+//! The devices of the tests and matrices that lie askew in their buffers.
 
+pub use crate::device::TestDevice;
 use patchwave::backend::cuda::driver::Driver;
 use patchwave::backend::cuda::emulated::{AsyncCopies, Emulated, Schedule};
 use patchwave::backend::cuda::{Cuda, Device, Precision};
 use patchwave::backend::{Backend, View, ViewMut};
 
-pub type Gpu = Cuda<Emulated>;
-pub type Buf = Device<Emulated>;
+pub type Gpu = Cuda<TestDevice>;
+pub type Buf = Device<TestDevice>;
 
 /// Schedules that bring a missing barrier or wait to light, the last two under the checker.
 pub fn devices() -> Vec<Emulated> {
@@ -26,15 +27,15 @@ pub fn hoppers() -> Vec<Emulated> {
     devices().into_iter().map(Emulated::hopper).collect()
 }
 
-/// Runs `f` on every device; all must agree to the bit and report nothing.
+/// Runs `f` under every schedule, or twice on a GPU; all must agree to the bit and report nothing.
 pub fn everywhere(precision: Precision, f: impl Fn(&Gpu) -> Vec<f32>) -> Vec<f32> {
     among(devices(), precision, f)
 }
 
-/// The same on these devices.
+/// The same on these emulated devices.
 pub fn among(devices: Vec<Emulated>, precision: Precision, f: impl Fn(&Gpu) -> Vec<f32>) -> Vec<f32> {
     let mut first: Option<Vec<f32>> = None;
-    for device in devices {
+    for device in TestDevice::all(devices) {
         let name = format!("{device:?}");
         let gpu = Cuda::new(device, precision).expect("every kernel is there");
         let result = f(&gpu);
@@ -43,7 +44,7 @@ pub fn among(devices: Vec<Emulated>, precision: Precision, f: impl Fn(&Gpu) -> V
             None => first = Some(result),
             Some(expected) => {
                 let differs = expected.iter().zip(&result).position(|(a, b)| a.to_bits() != b.to_bits());
-                assert_eq!(differs, None, "{name} differs from the forward schedule");
+                assert_eq!(differs, None, "{name} differs from the first device");
             }
         }
     }

@@ -300,9 +300,15 @@ pub fn agrees_with_the_reference(sweep: &Sweep<'_, Cpu>) {
     }
 }
 
+/// `tests/fixtures`, or where they lie on a machine that has the compiled tests and not the repository.
+pub fn fixtures() -> PathBuf {
+    let elsewhere = std::env::var_os("PATCHWAVE_FIXTURES").map(PathBuf::from);
+    elsewhere.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"))
+}
+
 /// The cases of each family.
 pub fn fixture_families() -> BTreeMap<String, Vec<PathBuf>> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf");
+    let dir = fixtures().join("hf");
     let mut families: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for entry in std::fs::read_dir(dir).expect("the fixtures are there") {
         let path = entry.expect("a folder").path();

@@ -9,6 +9,7 @@ mod staging;
 
 use super::driver::{Arguments, DevicePtr, Driver, DriverError, Launch, MapNumbers, MatrixMap, TensorMap};
 use super::images::{self, Capability, Origin};
+use super::nvrtc::{Nvrtc, NvrtcError};
 pub use api::SYMBOLS;
 use api::{Api, EVENT_DEFAULT, STREAM_NON_BLOCKING, attribute, code, tensor_map};
 use cudarc::driver::sys::{CUcontext, CUdevice, CUevent, CUfunction, CUmodule, CUstream};
@@ -102,8 +103,27 @@ impl Nvidia {
 
     /// All of them at the start, so that a card without code is found out before anything is computed.
     fn load_modules(&mut self) -> Result<(), Unavailable> {
-        let (api, card, driver) = (self.session.api, self.info.capability, self.info.driver);
+        let card = self.info.capability;
         let mut nvrtc = None;
+        images::MODULES.iter().filter(|m| m.is_for(card)).try_for_each(|module| self.load_with(module, &mut nvrtc))
+    }
+
+    /// Loads one more file of kernels, for [`Driver::function`] to find: those that only tests run are not embedded.
+    ///
+    /// # Errors
+    /// There is no code for this card.
+    pub fn load(&mut self, module: &images::Module) -> Result<(), Unavailable> {
+        self.load_with(module, &mut None)
+    }
+
+    fn load_with(
+        &mut self,
+        module: &images::Module,
+        nvrtc: &mut Option<Result<Nvrtc, NvrtcError>>,
+    ) -> Result<(), Unavailable> {
+        let DeviceInfo { ordinal, capability: card, driver, .. } = self.info;
+        let api =
+            self.session.enter().map_err(|e| Unavailable::Failed { what: "load kernels", message: e.to_string() })?;
         let mut accept = |image: &[u8]| {
             let mut module = std::ptr::null_mut();
             // SAFETY: the image ends in a zero byte, and machine code tells its own size.
@@ -112,11 +132,9 @@ impl Nvidia {
                 code => Err(api.describe(code)),
             }
         };
-        for module in images::MODULES.iter().filter(|m| m.is_for(card)) {
-            let (handle, origin) = images::load(module, card, driver, &mut nvrtc, &mut accept)
-                .map_err(|error| Unavailable::Kernels { ordinal: self.info.ordinal, error })?;
-            self.modules.insert(module.name, LoadedModule { handle, origin });
-        }
+        let (handle, origin) = images::load(module, card, driver, nvrtc, &mut accept)
+            .map_err(|error| Unavailable::Kernels { ordinal, error })?;
+        self.modules.insert(module.name, LoadedModule { handle, origin });
         Ok(())
     }
 
