@@ -94,7 +94,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn new(garbage: u8) -> TestDevice {
+    fn with_garbage(garbage: u8) -> TestDevice {
         let garbage = (!exact_memory()).then_some(garbage);
         TestDevice::Gpu(Shared { garbage, limit: None, sizes: Mutex::default() })
     }
@@ -118,7 +118,7 @@ const GARBAGE: [u8; 2] = [0xff, 0x3c];
 impl Default for TestDevice {
     fn default() -> Self {
         match gpu() {
-            Some(_) => Shared::new(GARBAGE[0]),
+            Some(_) => Shared::with_garbage(GARBAGE[0]),
             None => TestDevice::Emulated(Emulated::default()),
         }
     }
@@ -128,7 +128,7 @@ impl TestDevice {
     /// Devices that must agree to the bit: every schedule and the checker, or a GPU twice.
     pub fn all(emulated: Vec<Emulated>) -> Vec<TestDevice> {
         match gpu() {
-            Some(_) => GARBAGE.map(Shared::new).into(),
+            Some(_) => GARBAGE.map(Shared::with_garbage).into(),
             None => emulated.into_iter().map(TestDevice::Emulated).collect(),
         }
     }
@@ -137,7 +137,7 @@ impl TestDevice {
     /// other garbage in its memory.
     pub fn strict(seed: u64) -> TestDevice {
         match gpu() {
-            Some(_) => Shared::new(GARBAGE[1]),
+            Some(_) => Shared::with_garbage(GARBAGE[1]),
             None => TestDevice::Emulated(Emulated::new(Schedule::Random(seed), AsyncCopies::Random, true)),
         }
     }

@@ -184,7 +184,10 @@ fn differs(compare: Compare, got: &[u32], recorded: &[u32]) -> Option<String> {
     let largest = recorded.iter().map(|w| float(w).abs()).fold(0.0, f64::max);
     let wrong = |(got, recorded): (&u32, &u32)| match compare {
         Compare::Bits => got != recorded,
-        Compare::Close(share) => !((float(got) - float(recorded)).abs() <= share * largest),
+        Compare::Close(share) => {
+            let error = (float(got) - float(recorded)).abs();
+            error.is_nan() || error > share * largest
+        }
     };
     let at = got.iter().zip(recorded).position(wrong)?;
     let (got, recorded) = (got[at], recorded[at]);
