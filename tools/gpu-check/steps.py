@@ -17,7 +17,7 @@ TEST, SWEEP, BENCH, PEERS, SANITIZED = 300, 600, 900, 1200, 600
 # Nothing is begun with less time left.
 LEAST = 5
 # Test modules that are about the emulator, or about the tests' own helpers: `emulator` plants bugs and runs schedules.
-NOT_ON_DEVICE = ("emulator::", "support::", "conformance::")
+NOT_ON_DEVICE = ("emulator::", "emulator_sm90::", "support::", "conformance::")
 # What a rehearsal runs of the others: one test of each kind that is quick on the emulator.
 REHEARSED = ("attention::every_option", "gemm::alignment", "metrics::logits", "patches::", "rows::rope", "the_demo_gives")
 # Under compute-sanitizer with --quick: a test of every kernel.
