@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let rows = [["a", "b", "1"], ["µs", "long", "100"]].map(|r| r.map(str::to_owned).to_vec());
-        assert_eq!(columns(&rows), "  a   b        1\n  µs  long   100\n");
+        assert_eq!(columns(&rows), "  a   b       1\n  µs  long  100\n");
     }
 
     #[test]
