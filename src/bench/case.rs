@@ -268,8 +268,11 @@ fn delta_rows(groups: &[HeadRows]) -> usize {
     groups.last().map_or(0, |g| g.rows.end)
 }
 
-/// The layer that stands for all: the one in the middle, or the next that has attention and an MLP.
-fn typical(spec: &ModelSpec) -> (Option<(usize, usize)>, Option<(usize, usize)>) {
+/// A sub-layer: its layer, and its index there.
+type Place = (usize, usize);
+
+/// The attention and the MLP of the layer that stands for all: the one in the middle, or the next that has attention and an MLP.
+fn typical(spec: &ModelSpec) -> (Option<Place>, Option<Place>) {
     let middle = spec.n_layers() / 2;
     let find = |attention: bool| {
         (middle..spec.n_layers()).chain(0..middle).find_map(|l| {
@@ -297,7 +300,7 @@ pub fn cases(spec: &ModelSpec, shape: &WaveShape) -> Result<Vec<Case>, BenchErro
     if all.is_empty() {
         return Err(BenchError::NoLayer);
     }
-    let sub = |at: &Option<(usize, usize)>| at.map(|(l, i)| &spec.blocks[l].subs[i]);
+    let sub = |at: &Option<Place>| at.map(|(l, i)| &spec.blocks[l].subs[i]);
     let (attn_sub, mlp_sub) = (sub(&attention), sub(&mlp));
     let norms = [attn_sub, mlp_sub].into_iter().flatten();
     let mut between = norms.flat_map(|s| [&s.pre_norm, &s.post_norm, &s.resid_norm]).flatten();

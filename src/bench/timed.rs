@@ -339,7 +339,11 @@ mod tests {
     use crate::backend::cpu::Cpu;
 
     fn gemm(timed: &Timed<Cpu>) {
-        let w = timed.pack(3, &[5], &mut |_, out| Ok(out.fill(1.0))).expect("memory");
+        let mut ones = |_: usize, out: &mut [f32]| {
+            out.fill(1.0);
+            Ok(())
+        };
+        let w = timed.pack(3, &[5], &mut ones).expect("memory");
         let (x, mut out) = (vec![1.0; 6], vec![0.0; 10]);
         let slice = WeightSlice { k: 0..3, n: 0..5 };
         timed.gemm(View::packed(&x, 2, 3), &w, slice, Epilogue::none(), ViewMut::packed(&mut out, 2, 5));

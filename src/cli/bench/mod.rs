@@ -91,13 +91,16 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// Rows of a wave that keep a CPU's run below about a minute; more would not be faster.
 const CPU_ROWS: usize = 1024;
 
+/// The bounds of a sweep, from what it needs and the length of its prompts.
+type LimitsOf<'a> = Box<dyn Fn(&Needs, usize) -> Result<Limits, Error> + 'a>;
+
 /// What the devices differ in.
 struct Device<'a> {
     /// Bytes that may be used.
     max_memory: Option<u64>,
     /// Rows of a wave, unless the model has fewer.
     rows: usize,
-    limits: Box<dyn Fn(&Needs, usize) -> Result<Limits, Error> + 'a>,
+    limits: LimitsOf<'a>,
 }
 
 pub fn run(args: Args) -> Result<(), Error> {
@@ -105,7 +108,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let max_memory = args.max_memory.as_deref().map(select::bytes).transpose().map_err(usage)?;
     let dtype = args.dtype.as_deref().unwrap_or("float32");
     let choice: DeviceChoice = args.device.parse().map_err(usage)?;
-    let limits_of_host: Box<dyn Fn(&Needs, usize) -> Result<Limits, Error>> = Box::new(move |needs, len| {
+    let limits_of_host: LimitsOf<'_> = Box::new(move |needs, len| {
         max_memory.map_or(Ok(Limits::default()), |max| needs.limits(max, len)).map_err(usage)
     });
     match device::choose(choice, dtype)? {
@@ -120,7 +123,7 @@ pub fn run(args: Args) -> Result<(), Error> {
             let precision = device::precision(dtype).map_err(usage)?;
             let free = gpu.free_bytes().map_err(|e| device::not_usable("cuda", &e))?;
             let ordinal = gpu.info().ordinal;
-            let limits: Box<dyn Fn(&Needs, usize) -> Result<Limits, Error>> = Box::new(move |needs, len| {
+            let limits: LimitsOf<'_> = Box::new(move |needs, len| {
                 device::gpu_limits(needs, precision, ordinal, free, max_memory, len)
                     .map_err(|e| usage(format!("--device cuda: {e}")))
             });
