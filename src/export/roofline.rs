@@ -231,6 +231,9 @@ impl Roofline {
             taken.push(Taken(end - 6.0 - 6.4 * text.len() as f64, above, 6.4 * text.len() as f64));
         }
         for p in &self.points {
+            taken.push(Taken(x.at(p.intensity) - 5.0, y.at(p.flops_per_second) + 3.5, 10.0));
+        }
+        for p in &self.points {
             let (cx, cy, series) = (x.at(p.intensity), y.at(p.flops_per_second), SERIES[p.ceiling % SERIES.len()]);
             let (name, about) = (escape(&p.name), escape(&p.about));
             line(format_args!(

@@ -132,6 +132,8 @@ fn a_whole_sweep_on_random_weights() {
         scene.run("bench sweep --model model --pairs 3 --len 6 --time 0.01 --device cpu --json report.json").ok();
     let report = report(&scene.text("report.json"));
     adds_up(&report);
+    let runs: Vec<f64> = report["runs"].as_array().unwrap().iter().map(positive).collect();
+    assert!(runs.len() == 3 && runs.contains(&positive(&report["seconds"])), "the median of {runs:?}");
     // Both runs of all pairs go through every layer, and the cells' rows come on top.
     let layers = report["layers"].as_f64().unwrap();
     assert!(report["row_layers"].as_f64().unwrap() > 2.0 * 3.0 * 6.0 * layers, "{report}");

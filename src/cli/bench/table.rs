@@ -115,8 +115,9 @@ pub fn wave(r: &WaveReport) -> String {
     let plural = if r.waves == 1 { "" } else { "s" };
     let _ = writeln!(
         text,
-        "{} in {} wave{plural} of at most {} rows: {} row-layers/s",
+        "{} (of {} runs the median) in {} wave{plural} of at most {} rows: {} row-layers/s",
         time(r.seconds),
+        r.runs.len(),
         r.waves,
         r.max_rows,
         si(r.row_layers_per_second).trim_end()
