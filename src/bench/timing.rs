@@ -39,7 +39,7 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     sorted[low] + share * (sorted[high] - sorted[low])
 }
 
-/// Times `call` for about `budget`, and at least [`LEAST_SAMPLES`] times, after one call that is not counted. A sample is
+/// Times `call` for about `budget`, and at least three times, after one call that is not counted. A sample is
 /// as many calls as take `sample`, from an idle device to an idle device, so that waiting for it is not what is measured.
 ///
 /// # Errors

@@ -188,8 +188,7 @@ pub fn run<B: Benched>(mut backend: B, plan: &Plan, progress: &mut dyn FnMut(&st
     runs.sort_by(|a, b| a.1.total_cmp(&b.1));
     let (outcome, seconds, plain) = runs.swap_remove(runs.len() / 2);
 
-    let waits: f64 = plain.values().filter(|t| t.waits).map(|t| t.time.as_secs_f64()).sum();
-    let host_seconds = asynchronous.then_some((seconds - waits).max(0.0));
+    let host_seconds = asynchronous.then(|| host(seconds, &plain));
     let gemm_flops: f64 = each.iter().filter(|(o, _)| o.product.is_some()).map(|(_, t)| t.work.flops).sum();
     let row_layers = (outcome.stats.rows.attn + outcome.stats.rows.mlp) as f64 / 2.0;
     let product = ceilings.product(plan.precision);
@@ -220,6 +219,13 @@ pub fn run<B: Benched>(mut backend: B, plan: &Plan, progress: &mut dyn FnMut(&st
         breakdown: breakdown(&each, timed_seconds, plan.precision, &ceilings),
         ceilings,
     })
+}
+
+/// What is left of a sweep's seconds without the operations in which the host waits for the device: the time it takes to
+/// plan and issue all the others. (Where a device's queue is full, issuing waits, too, and this is too much.)
+fn host(seconds: f64, plain: &BTreeMap<Operation, Tally>) -> f64 {
+    let waits: f64 = plain.values().filter(|t| t.waits).map(|t| t.time.as_secs_f64()).sum();
+    (seconds - waits).max(0.0)
 }
 
 /// The operations, those that took longest first, and last what lies between them.
@@ -271,6 +277,19 @@ mod tests {
                 assert_ne!(pair.answers, pair.wrong);
             }
         }
+    }
+
+    #[test]
+    fn the_host_is_busy_where_it_does_not_wait() {
+        let tally = |millis, waits| Tally { time: Duration::from_millis(millis), waits, ..Tally::default() };
+        let of = |name| Operation { name, product: None };
+        let plain = BTreeMap::from([
+            (of("gemm"), tally(100, false)),
+            (of("differs"), tally(300, true)),
+            (of("download"), tally(500, true)),
+        ]);
+        assert!((host(1.0, &plain) - 0.2).abs() < 1e-12);
+        assert_eq!(host(0.5, &plain), 0.0);
     }
 
     #[test]

@@ -155,6 +155,9 @@ impl ColumnMajor {
     }
 }
 
+/// Device memory that an algorithm may use, as NVIDIA recommends for Hopper.
+const WORKSPACE: usize = 32 << 20;
+
 /// The library on a GPU's stream.
 pub struct CublasLt<'a> {
     gpu: &'a Nvidia,
@@ -208,7 +211,6 @@ impl<'a> CublasLt<'a> {
         period: usize,
         (x_at, w_at): (impl Fn(usize) -> f32, impl Fn(usize) -> f32),
     ) -> Result<Product<'a>, DriverError> {
-        const WORKSPACE: usize = 32 << 20;
         let mapping = ColumnMajor::of(m, n, k);
         let size = |rows: usize, cols: usize, bytes: usize| {
             let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(bytes));
@@ -372,7 +374,7 @@ impl Product<'_> {
                 c,
                 &self.algorithm,
                 at(3),
-                32 << 20,
+                WORKSPACE,
                 lt.gpu.stream.cast(),
             )
         };
