@@ -109,7 +109,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     let dtype = args.dtype.as_deref().unwrap_or("float32");
     let choice: DeviceChoice = args.device.parse().map_err(usage)?;
     let limits_of_host: LimitsOf<'_> = Box::new(move |needs, len| {
-        max_memory.map_or(Ok(Limits::default()), |max| needs.limits(max, len)).map_err(usage)
+        let bounded = max_memory.or_else(free_memory).map(|max| needs.limits(max, len)).transpose().map_err(usage)?;
+        Ok(bounded.filter(|_| max_memory.is_some()).unwrap_or_default())
     });
     match device::choose(choice, dtype)? {
         Chosen::Cpu(reason) => {
