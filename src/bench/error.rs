@@ -20,7 +20,8 @@ pub enum BenchError {
     Shape { text: String },
     #[error("a benchmark of {rows} rows needs {} MiB for {what}, and --max-memory is {} MiB; --rows makes it smaller", .needed.div_ceil(1 << 20), .max >> 20)]
     TooLittleMemory { rows: usize, what: String, needed: u64, max: u64 },
-    #[error("a benchmark of {rows} rows needs more memory for {what} than an address can name")]
+    /// More than an address can name, or than anybody would time.
+    #[error("a benchmark of {rows} rows is too large for {what}")]
     TooLarge { rows: usize, what: String },
     #[error("prompts of {len} tokens: the model's are at most {most} long; --len makes them shorter")]
     TooLong { len: usize, most: usize },

@@ -60,6 +60,18 @@ pub fn check(cases: &[Case], rows: usize, weight_bytes: f64, max: Option<u64>) -
     Ok(())
 }
 
+/// Whether so many rows can be listed; there may be a segment for each.
+///
+/// # Errors
+/// [`BenchError::TooLarge`].
+pub fn listed(rows: usize) -> Result<(), BenchError> {
+    const MOST: usize = 1 << 22;
+    match rows {
+        0..=MOST => Ok(()),
+        _ => Err(BenchError::TooLarge { rows, what: "lists of rows".into() }),
+    }
+}
+
 /// The operations of a model at the rows asked for; where none are asked for, at `usual` or as many fewer as fit.
 ///
 /// # Errors
@@ -71,14 +83,9 @@ pub fn fitting(
     weight_bytes: f64,
     max: Option<u64>,
 ) -> Result<(WaveShape, Vec<Case>), BenchError> {
-    // A segment for each row is the most there can be; beyond this, no list of them could be made.
-    const MOST_ROWS: usize = 1 << 26;
     let mut shape = WaveShape { rows: rows.unwrap_or(usual), pairs, len };
-    for n in [shape.rows, pairs.saturating_mul(len)] {
-        if n > MOST_ROWS {
-            return Err(BenchError::TooLarge { rows: n, what: "lists of rows".into() });
-        }
-    }
+    listed(shape.rows)?;
+    listed(pairs.saturating_mul(len))?;
     loop {
         let all = cases(spec, &shape)?;
         match check(&all, shape.rows, weight_bytes, max) {

@@ -31,7 +31,10 @@ pub fn fill(seed: u64, from: usize, scale: f32, out: &mut [f32]) {
 /// # Errors
 /// No memory.
 pub fn matrix<B: Backend>(backend: &B, rows: usize, cols: usize, seed: u64) -> Result<B::Buf, BackendError> {
-    let mut some = vec![0.0; rows.min(PERIOD) * cols];
+    let len = rows.min(PERIOD).saturating_mul(cols);
+    let mut some = Vec::new();
+    some.try_reserve_exact(len).map_err(|_| BackendError::OutOfMemory { bytes: len.saturating_mul(4) })?;
+    some.resize(len, 0.0);
     fill(seed, 0, 1.0, &mut some);
     if rows <= PERIOD {
         return backend.upload(some);

@@ -3,6 +3,7 @@
 use super::BenchError;
 use super::ceiling::Ceilings;
 use super::device::Benched;
+use super::memory::listed;
 use super::numbers::RandomParams;
 use super::shape::WaveShape;
 use super::timed::{Operation, Tally, Timed};
@@ -145,6 +146,7 @@ pub fn run<B: Benched>(mut backend: B, plan: &Plan, progress: &mut dyn FnMut(&st
     if spec.n_ctx.is_some_and(|most| plan.len > most) {
         return Err(BenchError::TooLong { len: plan.len, most: spec.n_ctx.unwrap_or(0) });
     }
+    listed(plan.pairs.saturating_mul(plan.len))?;
     progress("ceilings");
     let ceilings = Ceilings::measure(&mut backend, &[plan.precision], plan.budget, plan.max_memory)?;
     progress("weights by chance");

@@ -111,7 +111,8 @@ pub fn run(args: Args) -> Result<(), Error> {
         return Err(usage(format!("--device {}: bench measures a single device", args.device)));
     }
     let limits_of_host: LimitsOf<'_> = Box::new(move |needs, len| {
-        max_memory.map_or(Ok(Limits::default()), |max| needs.limits(max, len)).map_err(usage)
+        let bounded = max_memory.or_else(free_memory).map(|max| needs.limits(max, len)).transpose().map_err(usage)?;
+        Ok(bounded.filter(|_| max_memory.is_some()).unwrap_or_default())
     });
     match device::choose(&args.device, dtype)? {
         Chosen::Cpu(reason) => {
