@@ -87,7 +87,7 @@ GPU_FN void gemm_tile(Tiles& tiles, float* c, int c_stride, const float* a, int 
         *reinterpret_cast<float4*>(&tiles.sums[row_of + i][col_of]) =
             make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
     __syncthreads();
-    epilogue<TILE_N, TILE_N + PAD, THREADS>(e, tiles.sums[0], c, c_stride, n_rows, col0, n_cols);
+    epilogue<TILE_N, TILE_N + PAD, THREADS>(e, threadIdx.x, tiles.sums[0], c, c_stride, n_rows, col0, n_cols);
 }
 
 // C [m, n] = A [m, k] W, through the epilogue; W stored [n, k] as Hugging Face stores it (with a gate [2 n, k]), rows

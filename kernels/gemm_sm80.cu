@@ -149,7 +149,7 @@ GPU_FN void gemm_tile(float* c, int c_stride, const float* a, int a_stride, cons
                     make_float2(total[i][j][half * 2], total[i][j][half * 2 + 1]);
             }
     __syncthreads();
-    epilogue<TILE_N, SUMS_LD, THREADS>(e, sums, c, c_stride, n_rows, col0 - first_col, n_cols);
+    epilogue<TILE_N, SUMS_LD, THREADS>(e, threadIdx.x, sums, c, c_stride, n_rows, col0 - first_col, n_cols);
 }
 
 // C [m, n] = A [m, k] W[.., first_col ..+ n], through the epilogue, whose bias and `up` count from first_col. Grid: (row

@@ -3,7 +3,7 @@
 
 mod stand_in;
 
-use patchwave::backend::cuda::driver::{Arguments, DevicePtr, Driver, DriverError, Launch};
+use patchwave::backend::cuda::driver::{Arguments, DevicePtr, Driver, DriverError, Launch, MapNumbers, MatrixMap};
 use patchwave::backend::cuda::nvidia::{Nvidia, Unavailable, probe};
 use stand_in::over_the_stand_in;
 use std::time::Duration;
@@ -66,6 +66,17 @@ fn with_the_stand_in() {
     assert_eq!(gpu.elapsed(&before, &after), Ok(Duration::from_millis(1)));
     assert_eq!(bytemuck::cast_slice::<u8, f32>(&download(&gpu, at, 12)), [2.0, 3.0, 3.0]);
     gpu.synchronize().unwrap();
+
+    // A matrix of 70 rows of 100 bf16, 104 apart, in boxes of 64 x 64, swizzled by 128 bytes, for Hopper's copy engine.
+    let (base, numbers) = (DevicePtr(1 << 20), MapNumbers::Bf16);
+    let of = MatrixMap { base, width: 100, height: 70, row_bytes: 208, numbers, box_height: 64 };
+    let asked = gpu.tensor_map(&of).unwrap().0;
+    assert_eq!(asked, [9, 2, 1 << 20, 100, 70, 208, 64, 64, 1, 1, 0, 3, 3, 0, 0, 0]);
+    let floats = gpu.tensor_map(&MatrixMap { numbers: MapNumbers::F32, ..of }).unwrap().0;
+    assert_eq!((floats[0], floats[6]), (7, 32), "a row of a box has 128 bytes");
+    let askew = MatrixMap { base: DevicePtr(8), ..of };
+    assert_eq!(gpu.tensor_map(&askew), Err(DriverError::TensorMap(askew)));
+    assert_eq!((gpu.capability().to_string().as_str(), gpu.multiprocessors()), ("8.0", 132));
 
     // Failures, each as the backend knows it.
     let error = launch(256, 101_376).unwrap_err().to_string();

@@ -2,7 +2,7 @@
 //! these tests can tell more than that, none of it has run on hardware.
 
 use patchwave::backend::cuda::images::{Capability, MODULES, Origin, Target, load};
-use patchwave::backend::cuda::nvidia::{CudaVersion, DeviceInfo, SYMBOLS, Unavailable, probe, select};
+use patchwave::backend::cuda::nvidia::{CudaVersion, DeviceInfo, SYMBOLS, Unavailable, probe, select, select_several};
 use patchwave::backend::cuda::nvrtc::{Nvrtc, NvrtcError};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -62,6 +62,32 @@ fn a_card_below_ampere_is_refused_by_name() {
 fn a_gpu_that_is_not_there_is_refused_with_those_that_are() {
     let line = select(&[gpu(0, 9, 0), gpu(1, 9, 0)], Some(7)).unwrap_err().to_string();
     assert!(line.contains("cuda:7") && line.contains("cuda:0 to cuda:1"), "{line}");
+}
+
+#[test]
+fn several_gpus_are_those_named_or_all_in_their_order() {
+    let devices = [gpu(0, 8, 0), gpu(1, 8, 9), gpu(2, 8, 0)];
+    let ordinals = |chosen: Vec<&DeviceInfo>| chosen.iter().map(|d| d.ordinal).collect::<Vec<_>>();
+    assert_eq!(ordinals(select_several(&devices, None).unwrap()), [0, 1, 2]);
+    assert_eq!(ordinals(select_several(&devices, Some(&[2, 0])).unwrap()), [2, 0]);
+    let line = select_several(&devices, Some(&[0, 3])).unwrap_err().to_string();
+    assert!(line.contains("cuda:3") && line.contains("cuda:0 to cuda:2"), "{line}");
+    let old = [gpu(0, 9, 0), gpu(1, 7, 5)];
+    let line = select_several(&old, None).unwrap_err().to_string();
+    assert!(line.contains("cuda:1 (GPU 1)") && line.contains("7.5"), "{line}");
+    assert!(matches!(select_several(&[], None), Err(Unavailable::NoDevice { .. })));
+}
+
+#[test]
+fn hopper_and_other_cards_do_not_share_a_sweep() {
+    let devices = [gpu(0, 9, 0), gpu(1, 9, 0), gpu(2, 8, 0)];
+    assert_eq!(select_several(&devices, Some(&[0, 1])).unwrap().len(), 2);
+    for ordinals in [None, Some(&[0, 2][..]), Some(&[2, 1])] {
+        let line = select_several(&devices, ordinals).unwrap_err().to_string();
+        for words in ["cuda:2 (GPU 2, compute capability 8.0)", "compute capability 9.0", "the same bits"] {
+            assert!(line.contains(words) && !line.contains('\n'), "{line}");
+        }
+    }
 }
 
 #[test]
@@ -139,7 +165,7 @@ fn without_a_driver_cuda_is_refused_and_auto_takes_the_cpu() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for device in ["cuda", "cuda:1"] {
+    for device in ["cuda", "cuda:1", "cuda:0,cuda:1", "cuda:all"] {
         let output = patchwave(folder.path(), folder.path(), device);
         let line = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), line.lines().count()), (Some(2), 1), "{line}");

@@ -10,7 +10,8 @@ mod support;
 use device::TestDevice;
 use patchwave::backend::Backend;
 use patchwave::backend::cpu::Cpu;
-use patchwave::backend::cuda::driver::{Arguments, DevicePtr, Driver, DriverError, Launch};
+use patchwave::backend::cuda::driver::{Arguments, DevicePtr, Driver, DriverError, Launch, MatrixMap, TensorMap};
+use patchwave::backend::cuda::images::Capability;
 use patchwave::backend::cuda::{Cuda, Precision};
 use patchwave::engine::Model;
 use patchwave::engine::Site;
@@ -29,8 +30,13 @@ fn load_on<B: Backend>(backend: B, seed: u64) -> Model<B> {
     Model::load(spec, &params, backend, &|_| ()).expect("a random model loads")
 }
 
-fn emulated(precision: Precision) -> Cuda<TestDevice> {
-    Cuda::new(TestDevice::default(), precision).expect("every kernel is there")
+/// A device of the Hopper generation, which has a GEMM of its own, or of an older one.
+fn card(hopper: bool) -> TestDevice {
+    if hopper { TestDevice::default().hopper() } else { TestDevice::default() }
+}
+
+fn on_card(hopper: bool, precision: Precision) -> Cuda<TestDevice> {
+    Cuda::new(card(hopper), precision).expect("every kernel is there")
 }
 
 /// Largest difference of two runs' metrics, relative to the largest metric of the unpatched runs (1 at least).
@@ -54,9 +60,13 @@ proptest! {
         direction in prop::sample::select(vec![Direction::Denoise, Direction::Noise]),
         patch in prop::sample::select(vec![PatchKind::Source, PatchKind::Zero, PatchKind::Mean]),
         metric in prop::sample::select(Metric::ALL.to_vec()),
-        precision in prop::sample::select(vec![Precision::Ffma, Precision::Float32]),
+        (hopper, precision) in prop::sample::select(vec![
+            (false, Precision::Ffma),
+            (false, Precision::Float32),
+            (true, Precision::Float32),
+        ]),
     ) {
-        let (cpu, gpu) = (load_on(Cpu, seed), load_on(emulated(precision), seed));
+        let (cpu, gpu) = (load_on(Cpu, seed), load_on(on_card(hopper, precision), seed));
         let pairs = random_pairs(seed, 2, cpu.spec.d_vocab);
         let (mut a, mut b) = (sweep(&cpu, &pairs, by), sweep(&gpu, &pairs, by));
         (a.direction, a.patch, a.metric) = (direction, patch, metric);
@@ -77,9 +87,10 @@ proptest! {
     fn a_self_patch_changes_no_bit(
         seed in any::<u64>(),
         by in prop::sample::select(vec![By::Head, By::HeadPos, By::Pos, By::Layer]),
+        hopper in any::<bool>(),
         precision in prop::sample::select(vec![Precision::Ffma, Precision::Float32, Precision::Bfloat16]),
     ) {
-        let model = load_on(emulated(precision), seed);
+        let model = load_on(on_card(hopper, precision), seed);
         let mut pairs = random_pairs(seed, 2, model.spec.d_vocab);
         for p in &mut pairs {
             p.corrupted = p.clean.clone();
@@ -109,7 +120,7 @@ proptest! {
             PatchKind::Knockout(&[]),
         ]),
     ) {
-        let (cpu, gpu) = (load_on(Cpu, seed), load_on(emulated(Precision::Float32), seed));
+        let (cpu, gpu) = (load_on(Cpu, seed), load_on(on_card(false, Precision::Float32), seed));
         let mut pairs = random_pairs(seed, 2, cpu.spec.d_vocab);
         for p in &mut pairs {
             p.clean.truncate(4);
@@ -169,8 +180,12 @@ proptest! {
 
     /// However the wave is cut and the pairs are grouped, the result has the same bits.
     #[test]
-    fn cutting_the_wave_changes_no_bit(seed in any::<u64>(), by in prop::sample::select(vec![By::Head, By::Pos])) {
-        let model = load_on(emulated(Precision::Bf16x3), seed);
+    fn cutting_the_wave_changes_no_bit(
+        seed in any::<u64>(),
+        by in prop::sample::select(vec![By::Head, By::Pos]),
+        hopper in any::<bool>(),
+    ) {
+        let model = load_on(on_card(hopper, Precision::Bf16x3), seed);
         let pairs = random_pairs(seed, 3, model.spec.d_vocab);
         let mut sweep = sweep(&model, &pairs, by);
         let whole = run(&sweep);
@@ -193,6 +208,15 @@ impl Driver for Counting {
     type Event = <TestDevice as Driver>::Event;
     fn device(&self) -> String {
         self.device.device()
+    }
+    fn capability(&self) -> Capability {
+        self.device.capability()
+    }
+    fn multiprocessors(&self) -> usize {
+        self.device.multiprocessors()
+    }
+    fn tensor_map(&self, of: &MatrixMap) -> Result<TensorMap, DriverError> {
+        self.device.tensor_map(of)
     }
     fn alloc(&self, bytes: usize) -> Result<DevicePtr, DriverError> {
         self.allocations.fetch_add(1, Ordering::Relaxed);
@@ -237,13 +261,14 @@ proptest! {
     #[test]
     fn nothing_is_allocated_inside_a_wave(
         seed in any::<u64>(),
+        hopper in any::<bool>(),
         by in prop::sample::select(vec![By::Head, By::HeadPos, By::Pos, By::Layer]),
         patch in prop::sample::select(vec![PatchKind::Source, PatchKind::Zero]),
         metric in prop::sample::select(Metric::ALL.to_vec()),
         max_rows in prop::sample::select(vec![60usize, 2048]),
     ) {
         let allocations = Arc::new(AtomicUsize::new(0));
-        let device = Counting { device: TestDevice::default(), allocations: allocations.clone() };
+        let device = Counting { device: card(hopper), allocations: allocations.clone() };
         let gpu = load_on(Cuda::new(device, Precision::Float32).expect("every kernel is there"), seed);
         let cpu = load_on(Cpu, seed);
         let pairs = random_pairs(seed, 2, cpu.spec.d_vocab);
@@ -292,7 +317,7 @@ fn out_of_memory_cuts_the_wave_and_goes_on() {
 /// A sweep over every site under the checker and a random schedule: nothing to report, and the same bits.
 #[test]
 fn a_whole_sweep_has_nothing_to_report() {
-    for seed in 0..2 {
+    for (seed, hopper) in [(0, false), (1, false), (2, true)] {
         let pairs = random_pairs(seed, 1, 37);
         let on = |device: TestDevice| {
             let backend = Cuda::new(device, Precision::Float32).expect("every kernel is there");
@@ -301,8 +326,8 @@ fn a_whole_sweep_has_nothing_to_report() {
             model.backend.check().expect("nothing failed");
             bits(&result.metric)
         };
-        let plain = on(TestDevice::default());
-        assert_eq!(plain, on(TestDevice::strict(seed)));
+        let strict = TestDevice::strict(seed);
+        assert_eq!(on(card(hopper)), on(if hopper { strict.hopper() } else { strict }));
     }
 }
 
@@ -318,7 +343,8 @@ fn every_family_gives_the_cpus_effects() {
             let files = patchwave::model::ModelFiles::open(path, &[]).expect("a model");
             let spec = Arc::new(files.spec.clone());
             let cpu = Model::load(spec.clone(), &*files.params, Cpu, &|_| ()).expect("it loads");
-            let gpu = Model::load(spec, &*files.params, emulated(Precision::Float32), &|_| ()).expect("it loads");
+            let gpu = on_card(i % 2 == 1, Precision::Float32);
+            let gpu = Model::load(spec, &*files.params, gpu, &|_| ()).expect("it loads");
             let pairs = random_pairs(i as u64, 1, cpu.spec.d_vocab);
             let (mut a, mut b) = (sweep(&cpu, &pairs, by), sweep(&gpu, &pairs, by));
             (a.direction, a.patch) = (direction, patch);
@@ -346,10 +372,13 @@ fn the_demo_gives_the_cpus_effects() {
     let pairs = patchwave::prompts::parse("demo", pairs.as_bytes(), tokenizer, &options).expect("pairs").pairs;
     let spec = Arc::new(files.spec.clone());
     let cpu = Model::load(spec.clone(), &*files.params, Cpu, &|_| ()).expect("it loads");
-    let gpu = Model::load(spec, &*files.params, emulated(Precision::Float32), &|_| ()).expect("it loads");
-    let (mut a, mut b) = (sweep(&cpu, &pairs, By::Head), sweep(&gpu, &pairs, By::Head));
-    a.sites.retain(|s| s.site.name() == "z");
-    b.sites.retain(|s| s.site.name() == "z");
-    let difference = difference(&run(&a), &run(&b));
-    assert!(difference < 1e-5, "{difference}");
+    for hopper in [false, true] {
+        let gpu = on_card(hopper, Precision::Float32);
+        let gpu = Model::load(spec.clone(), &*files.params, gpu, &|_| ()).expect("it loads");
+        let (mut a, mut b) = (sweep(&cpu, &pairs, By::Head), sweep(&gpu, &pairs, By::Head));
+        a.sites.retain(|s| s.site.name() == "z");
+        b.sites.retain(|s| s.site.name() == "z");
+        let difference = difference(&run(&a), &run(&b));
+        assert!(difference < 1e-5, "Hopper: {hopper}, {difference}");
+    }
 }

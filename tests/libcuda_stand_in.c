@@ -46,7 +46,7 @@ int cuGetErrorString(int code, const char **s) { *s = "as the test wants it"; re
 int cuDeviceGetCount(int *n) { *n = 1; return 0; }
 int cuDeviceGet(int *d, int i) { *d = i; return i != 0; }
 int cuDeviceGetName(char *s, int n, int d) { strcpy(s, "Stand-in"); return 0; }
-int cuDeviceGetAttribute(int *v, int which, int d) { *v = which == 75 ? 8 : which == 76 ? 0 : which == 97 ? 101376 : -1; return 0; }
+int cuDeviceGetAttribute(int *v, int which, int d) { *v = which == 75 ? 8 : which == 76 ? 0 : which == 97 ? 101376 : which == 16 ? 132 : -1; return 0; }
 int cuDeviceTotalMem_v2(size_t *n, int d) { *n = (size_t)8 << 30; return 0; }
 int cuDevicePrimaryCtxRetain(void **c, int d) { *c = &queued; return 0; }
 int cuDevicePrimaryCtxRelease_v2(int d) { return 0; }
@@ -89,6 +89,14 @@ int cuLaunchKernel(void *f, unsigned x, unsigned y, unsigned z, unsigned bx, uns
     if (is_idle()) return 0;
     if (shared > most_shared || bx > 1024) return LAUNCH_FAILED;
     return push(2, *(void **)arguments[0], 0, *(int *)arguments[1]);
+}
+// What it was asked for, as words; a real driver writes what its cards read.
+int cuTensorMapEncodeTiled(u64 *map, int numbers, unsigned rank, void *base, const u64 *size, const u64 *row_bytes, const unsigned *box,
+                           const unsigned *every, int interleave, int swizzle, int promotion, int outside) {
+    u64 words[16] = {numbers, rank, (u64)base, size[0], size[1], row_bytes[0], box[0], box[1], every[0], every[1], interleave, swizzle,
+                     promotion, outside};
+    memcpy(map, words, sizeof words);
+    return (u64)base % 16 || (u64)map % 64;
 }
 int cuEventCreate(void **e, unsigned flags) { *e = calloc(1, sizeof(int)); return current ? 0 : INVALID_CONTEXT; }
 int cuEventRecord(void *e, void *s) { *(int *)e = queued; return 0; }

@@ -5,6 +5,8 @@
 
 namespace emu {
 
+bool happens_late(Block& b) { return b.config.async_copies == 1 || (b.config.async_copies == 2 && b.random() & 1); }
+
 static void perform(AsyncCopy& c) {
     memcpy(c.to, c.from, c.valid);
     memset(c.to + c.valid, 0, c.bytes - c.valid);
@@ -20,11 +22,10 @@ void async_copy(void* to, const void* from, u32 bytes, u32 valid) {
     if (at + bytes > SHARED_BYTES) fail("cp.async: the destination is not shared memory");
     if (b.checker) {
         if (valid) b.checker->global_access(from, valid, current_thread->number, caller, false);
-        b.checker->shared_write(at, bytes, current_thread->number, caller, true);
+        b.checker->shared_write(at, bytes, current_thread->number, caller, CP_ASYNC);
     }
     AsyncCopy copy{static_cast<u8*>(to), static_cast<const u8*>(from), bytes, valid, false};
-    bool late = b.config.async_copies == 1 || (b.config.async_copies == 2 && b.random() & 1);
-    if (!late) perform(copy);
+    if (!happens_late(b)) perform(copy);
     b.async[current_thread->number].copies.push_back(copy);
 }
 

@@ -1,11 +1,10 @@
-// barrier.cpp: __syncthreads and __syncwarp.
+// barrier.cpp: __syncthreads, named barriers and __syncwarp.
 #include "block.h"
 #include "checker.h"
 
 namespace emu {
 
-static void open(Block& b, u32 opener) {
-    Barrier& bar = b.barrier;
+static void open(Block& b, Barrier& bar, u32 opener) {
     u32 n_warps = (b.n_threads + 31) / 32;
     if (b.checker) {
         std::vector<u32> met;
@@ -22,22 +21,37 @@ static void open(Block& b, u32 opener) {
     bar.count = 0;
 }
 
-void syncthreads() {
+static void arrive(u32 number, u32 expected, const char* what) {
     Block& b = block();
     Thread& me = *current_thread;
-    b.barrier.waiting[me.warp] |= 1u << me.lane;
-    b.barrier.count++;
-    if (b.n_alive < b.n_threads) fail("__syncthreads after %u threads have left the kernel", b.n_threads - b.n_alive);
-    if (b.barrier.count == b.n_threads) {
-        open(b, me.number);
+    Barrier& bar = b.barrier[number];
+    if (bar.count && bar.expected != expected) fail("%s for %u threads and for %u", what, bar.expected, expected);
+    bar.expected = expected;
+    bar.waiting[me.warp] |= 1u << me.lane;
+    bar.count++;
+    if (bar.count == expected) {
+        open(b, bar, me.number);
         maybe_yield();
     } else {
-        park("__syncthreads");
+        park(what);
     }
 }
 
+void syncthreads() {
+    Block& b = block();
+    if (b.n_alive < b.n_threads) fail("__syncthreads after %u threads have left the kernel", b.n_threads - b.n_alive);
+    arrive(0, b.n_threads, "__syncthreads");
+}
+
+void named_barrier(u32 number, u32 threads) {
+    if (number == 0 || number >= NAMED_BARRIERS) fail("named barriers are 1 to 15, not %u", number);
+    if (threads % 32 || threads > block().n_threads) fail("a named barrier for %u threads", threads);
+    arrive(number, threads, "a named barrier");
+}
+
 void leave_barrier(Block& b) {
-    if (b.barrier.count) fail("a thread leaves the kernel while %u others wait at __syncthreads", b.barrier.count);
+    u32 waiting = b.barrier[0].count;
+    if (waiting) fail("a thread leaves the kernel while %u others wait at __syncthreads", waiting);
 }
 
 static void join_lanes(Collective& c) {

@@ -16,6 +16,9 @@ namespace emu {
 
 enum : u32 { GRAIN = 2 };  // bytes that share a shadow cell
 
+// Who writes to shared memory.
+enum Writer : u8 { A_STORE, CP_ASYNC, TENSOR_COPY };
+
 class Checker {
   public:
     Checker();
@@ -30,9 +33,16 @@ class Checker {
     void access(const void* p, u32 bytes, const void* caller, bool write);
     void misaligned(const void* p, u32 alignment, const char* file, u32 line);
 
-    void shared_read(u64 at, u32 bytes, u32 thread, const void* caller);
-    void shared_write(u64 at, u32 bytes, u32 thread, const void* caller, bool by_async_copy);
+    void shared_read(u64 at, u32 bytes, u32 thread, const void* caller, bool by_wgmma = false);
+    void shared_write(u64 at, u32 bytes, u32 thread, const void* caller, Writer by);
     void copy_has_landed(u64 at, u32 bytes, u32 thread);
+    void tensor_copy_has_landed(u64 at, u32 bytes);
+
+    // What a thread knows of the others, at this moment; what it does next is later.
+    std::vector<u32> clock_of(u32 thread);
+    // From now on it knows what `clock` says, too; both may be empty.
+    void learn(u32 thread, const std::vector<u32>& clock);
+    static void merge(std::vector<u32>& into, const std::vector<u32>& clock);
     void global_access(const void* p, u32 bytes, u32 thread, const void* caller, bool write);
 
     // One line each; empty where nothing was found.
@@ -47,7 +57,8 @@ class Checker {
     struct SharedCell {
         u32 block;  // the cell is about this block; otherwise it was never written
         Moment writer;
-        bool under_way;  // by a cp.async not yet waited for
+        Writer by;
+        bool under_way;  // a copy not yet waited for
         u8 n_readers;
         Moment reader[3];
     };

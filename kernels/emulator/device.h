@@ -25,6 +25,9 @@ struct alignas(16) float4 { float x, y, z, w; };
 GPU_FN float2 make_float2(float x, float y) { return {x, y}; }
 GPU_FN float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
+// As gpu.cuh says. The emulator writes into it what it likes (tensor_copy.cpp).
+struct alignas(64) TensorMap { u64 words[16]; };
+
 // Code of the emulator itself is not instrumented when kernels are compiled for the checker.
 #define EMU_UNCHECKED __attribute__((no_sanitize("thread"), no_sanitize("alignment")))
 
@@ -55,6 +58,7 @@ extern __thread BlockView* current_block __attribute__((tls_model("initial-exec"
 // Barriers (barrier.cpp).
 void syncthreads();
 void syncwarp(u32 mask);
+void named_barrier(u32 number, u32 threads);
 
 // Warp collectives (warp.cpp): every lane of `mask` brings `operand`; the last one to arrive runs `all` for all.
 struct Collective {
@@ -65,18 +69,31 @@ typedef void (*CollectiveFn)(Collective&);
 void warp_collective(u32 mask, CollectiveFn all, void* operand, const char* what);
 u32 vote(u32 mask, bool yes);
 
-// Shared memory (memory.cpp), cp.async (async_copy.cpp), tensor cores (tensor_core.cpp).
+// Shared memory (memory.cpp), cp.async (async_copy.cpp), tensor cores (tensor_core.cpp, wgmma.cpp), mbarriers
+// (mbarrier.cpp), tensor copies (tensor_copy.cpp).
 void* static_shared(const void* key, size_t bytes, size_t align);
 void async_copy(void* to, const void* from, u32 bytes, u32 valid);
 void async_commit();
 void async_wait(u32 keep);
 void ldmatrix_trans(u32* r, const void* p);
 void mma_bf16(float* c, const u32* a, u32 b0, u32 b1);
+u32 shared_offset(const void* p);
+void mbarrier_init(u64* at, u32 count);
+void mbarrier_fence();
+void mbarrier_expect(u64* at, u32 bytes);
+void mbarrier_arrive(u64* at);
+void mbarrier_wait(u64* at, u32 parity);
+void tensor_copy(void* to, const TensorMap& map, int x, int y, u64* mbarrier);
+void wgmma_fence();
+void wgmma(float* d, const u32* a, u64 b, u32 n, bool accumulate);
+void wgmma_commit();
+void wgmma_wait();
 
 // Kernels by name (launch.cpp).
 typedef void (*Thunk)(void** arguments);
 struct Registration {
-    Registration(const char* name, bool checked, Thunk run, u32 max_threads, const u32* argument_bytes, u32 arguments);
+    Registration(const char* name, bool checked, Thunk run, u32 max_threads, bool sm90, const u32* argument_bytes,
+                 u32 arguments);
 };
 template <auto F> struct KernelOf;
 template <class... A, void (*F)(A...)> struct KernelOf<F> {
@@ -97,11 +114,18 @@ template <class... A, void (*F)(A...)> struct KernelOf<F> {
 #endif
 #define KERNEL(max_threads, name) \
     static constexpr u32 emu_threads_of_##name = max_threads; \
+    static constexpr bool emu_sm90_##name = false; \
     static void name
+#define KERNEL_SM90(max_threads, name) \
+    static constexpr u32 emu_threads_of_##name = max_threads; \
+    static constexpr bool emu_sm90_##name = true; \
+    static void name
+#define GRID_CONSTANT const
 #define KERNEL_WITH_BLOCKS(max_threads, blocks, name) KERNEL(max_threads, name)
 #define EXPORT_KERNEL(name) \
     static ::emu::Registration emu_registration_of_##name(#name, EMU_CHECKED_BUILD, &::emu::KernelOf<&name>::run, \
-                                                          emu_threads_of_##name, ::emu::KernelOf<&name>::bytes, \
+                                                          emu_threads_of_##name, emu_sm90_##name, \
+                                                          ::emu::KernelOf<&name>::bytes, \
                                                           ::emu::KernelOf<&name>::count);
 
 #define threadIdx (::emu::current_thread->index)
@@ -114,6 +138,7 @@ template <class... A, void (*F)(A...)> struct KernelOf<F> {
     auto& name = *reinterpret_cast<std::remove_reference_t<__VA_ARGS__>*>( \
         ::emu::static_shared(&emu_key_of_##name, sizeof(__VA_ARGS__), alignof(__VA_ARGS__)))
 #define DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(::emu::current_block->shared)
+#define DYNAMIC_SHARED_1024(T, name) DYNAMIC_SHARED(T, name)
 
 // ---- numbers ----
 GPU_FN float __uint_as_float(u32 bits) {
@@ -198,3 +223,25 @@ GPU_FN void cp_async_commit() { emu::async_commit(); }
 template <int N> GPU_FN void cp_async_wait() { emu::async_wait(N); }
 GPU_FN void ldmatrix_x4_trans(u32 (&r)[4], const void* p) { emu::ldmatrix_trans(r, p); }
 GPU_FN void mma_bf16_16816(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) { emu::mma_bf16(c, a, b0, b1); }
+
+GPU_FN u32 shared_address(const void* p) { return emu::shared_offset(p); }
+GPU_FN void named_barrier(int number, int threads) { emu::named_barrier((u32)number, (u32)threads); }
+GPU_FN void mbarrier_init(u64* at, u32 count) { emu::mbarrier_init(at, count); }
+GPU_FN void mbarrier_init_fence() { emu::mbarrier_fence(); }
+GPU_FN void mbarrier_arrive_expect(u64* at, u32 bytes) { emu::mbarrier_expect(at, bytes); }
+GPU_FN void mbarrier_arrive(u64* at) { emu::mbarrier_arrive(at); }
+GPU_FN void mbarrier_wait(u64* at, u32 parity) { emu::mbarrier_wait(at, parity); }
+GPU_FN void tensor_copy(void* to, const TensorMap& map, int x, int y, u64* mbarrier) {
+    emu::tensor_copy(to, map, x, y, mbarrier);
+}
+template <int N> GPU_FN void more_registers() {}
+template <int N> GPU_FN void fewer_registers() {}
+GPU_FN void wgmma_fence() { emu::wgmma_fence(); }
+GPU_FN void wgmma_bf16(float (&d)[64], const u32 (&a)[4], u64 b, bool accumulate) {
+    emu::wgmma(d, a, b, 128, accumulate);
+}
+GPU_FN void wgmma_bf16(float (&d)[32], const u32 (&a)[4], u64 b, bool accumulate) {
+    emu::wgmma(d, a, b, 64, accumulate);
+}
+GPU_FN void wgmma_commit() { emu::wgmma_commit(); }
+template <int R> GPU_FN void wgmma_wait(float (&)[R]) { emu::wgmma_wait(); }

@@ -10,12 +10,16 @@
 //                   next one that is ready: in order, in reverse order, or at random by a seed. A correct kernel gives
 //                   the same result under all of them; one with a missing barrier, sooner or later, does not.
 //                   When nobody is ready, the deadlock is described ("32 threads at __syncthreads, 32 at mma.sync").
-//   barrier         __syncthreads and __syncwarp.
+//   barrier         __syncthreads, named barriers and __syncwarp.
 //   warp            Collectives of a warp (shuffles, votes, ldmatrix, mma.sync): each lane leaves a pointer to its
 //                   operand and waits; the last one to arrive computes the result of all of them.
 //   tensor_core     The fragment layouts of ldmatrix and mma.sync, from the PTX ISA.
 //   async_copy      cp.async. A copy may happen at once, or as late as its wait allows: a kernel that reads too early
 //                   then reads what was there before.
+//   mbarrier        Barriers in shared memory that count arrivals and bytes.
+//   tensor_copy     The copy engine (TMA): boxes of a matrix, swizzled, late or out of order.
+//   wgmma           Hopper's tensor core instruction: descriptors and fragments. It happens when it is issued, or as late
+//                   as its wait allows, and reads shared memory and its registers then.
 //   memory          Device memory is one reserved region of addresses, so that a stray pointer is recognised. Shared
 //                   memory lies in an arena. Both are filled with 0xff (NaN) before they are handed out.
 //   checker         In a checked launch every load and store of the kernel goes through shadow memory with a vector
@@ -42,7 +46,7 @@ extern "C" {
 
 struct emu_config {
     uint32_t order;        // 0 in order, 1 in reverse, 2 at random
-    uint32_t async_copies; // 0 at once, 1 as late as allowed, 2 at random
+    uint32_t async_copies; // 0 at once, 1 as late as allowed, 2 at random; wgmma, too
     uint64_t seed;         // of what is random
     uint32_t check;        // run the instrumented build under the checker
     uint32_t device;       // whose memory the kernel may touch
@@ -72,4 +76,10 @@ void emu_free(void* p);
 int emu_copy_to_device(void* to, const void* from, size_t bytes);
 int emu_copy_from_device(void* to, const void* from, size_t bytes);
 int emu_fill_zero(void* to, size_t bytes);
+
+// What cuTensorMapEncodeTiled is to a GPU: 128 bytes at `map` for tensor copies of boxes of a matrix [height, width] of
+// numbers of 2 or 4 bytes whose rows begin row_bytes apart, swizzled by 128 bytes. A row of a box has 128 bytes. 1 where
+// a GPU would refuse.
+int emu_tensor_map(void* map, const void* base, uint64_t width, uint64_t height, uint64_t row_bytes,
+                   uint32_t number_bytes, uint32_t box_width, uint32_t box_height);
 }

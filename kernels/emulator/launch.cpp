@@ -21,7 +21,7 @@ struct Build {
 struct KernelEntry {
     std::string name;
     Build fast, checked;
-    u32 max_threads;
+    u32 max_threads, max_shared;
     std::vector<u32> argument_bytes;
 };
 
@@ -59,12 +59,13 @@ int refuse(char* error, size_t error_bytes, int status, const std::string& why) 
 
 }  // namespace
 
-Registration::Registration(const char* name, bool checked, Thunk run, u32 max_threads, const u32* argument_bytes,
-                           u32 arguments) {
+Registration::Registration(const char* name, bool checked, Thunk run, u32 max_threads, bool sm90,
+                           const u32* argument_bytes, u32 arguments) {
     KernelEntry& k = kernels()[name];
     k.name = name;
     (checked ? k.checked : k.fast).run = run;
     k.max_threads = max_threads;
+    k.max_shared = sm90 ? SHARED_LIMIT_SM90 : SHARED_LIMIT;
     k.argument_bytes.assign(argument_bytes, argument_bytes + arguments);
 }
 
@@ -121,7 +122,7 @@ int emu_launch(const void* kernel, const uint32_t grid[3], const uint32_t block_
     if (n_blocks == 0 || grid[0] > 0x7fffffff || grid[1] > 65535 || grid[2] > 65535 || n_blocks > 0xffffffff) {
         return refuse(error, error_bytes, EMU_BAD_LAUNCH, k.name + ": a grid that no device allows");
     }
-    if (shared_bytes > MAX_DYNAMIC_SHARED) {
+    if (shared_bytes > k.max_shared) {
         return refuse(error, error_bytes, EMU_BAD_LAUNCH,
                       k.name + ": " + std::to_string(shared_bytes) + " bytes of dynamic shared memory");
     }

@@ -62,7 +62,8 @@ static Thread* take(Block& b, u32 warp, u32 lane) {
 }
 
 static Thread* next_thread(Block& b) {
-    if (!b.warps_ready) return nullptr;
+    while (!b.warps_ready)
+        if (!perform_a_tensor_copy(b)) return nullptr;
     u32 warp;
     switch (b.config.order) {
         case 0: {
@@ -106,6 +107,7 @@ void park(const char* waiting_at) {
 void maybe_yield() {
     Block& b = block();
     if (b.config.order != 2) return;
+    if (!b.tensor_copies.empty() && b.random() % 8 == 0) perform_a_tensor_copy(b);
     make_ready(b, current_thread->warp, 1u << current_thread->lane);
     park("a yield");
 }
@@ -119,6 +121,7 @@ static void thread_main() {
     b.n_alive--;
     b.warp[me.warp].alive &= ~(1u << me.lane);
     leave_barrier(b);
+    leave_wgmma(b);
     leave_collectives(b, me);
     Thread* next = next_thread(b);
     if (!next && b.n_alive) deadlock(b);
@@ -131,7 +134,10 @@ void run_threads(Block& b) {
     b.n_alive = b.n_threads;
     b.warps_ready = b.current_warp = 0;
     b.failed = false;
-    b.barrier = Barrier{};
+    for (Barrier& each : b.barrier) each = Barrier{};
+    for (MmaQueue& each : b.mma) each = MmaQueue{};
+    b.mbarriers.clear();
+    b.tensor_copies.clear();
     for (u32 i = 0; i < b.n_threads; i++) {
         Thread& t = b.thread[i];
         u32 x = b.block_dim.x, y = b.block_dim.y;
@@ -154,6 +160,10 @@ void run_threads(Block& b) {
     current_thread = next_thread(b);
     emu_switch_stack(&b.launcher_stack, current_thread->stack_pointer);
     current_thread = nullptr;
+    if (!b.failed && !b.tensor_copies.empty()) {
+        b.error = "the block ends while a tensor copy is under way";
+        b.failed = true;
+    }
     current_block = nullptr;
 }
 

@@ -1,18 +1,19 @@
 //! Options that several commands share: which model, which pairs, which device.
 
-use super::device::{self, Chosen};
+use super::device::{self, Chosen, DeviceChoice};
 use super::terminal::{bar, warn};
 use super::{model, usage};
 use crate::Error;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::{Cuda, Driver};
+use crate::backend::cuda::Cuda;
 use crate::demo;
 use crate::engine::Model;
 use crate::model::{ModelFiles, ModelSpec};
 use crate::prompts::tasks::TaskChoice;
 use crate::prompts::{self, BosPolicy, Encode, LoadOptions, PromptError, PromptSet};
 use crate::sweep::{Limits, Needs, prefers_answer, select};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -210,12 +211,30 @@ impl PairArgs {
 
 /// Loads the weights behind a progress bar.
 pub fn load_weights<B: Backend>(files: &ModelFiles, spec: Arc<ModelSpec>, backend: B) -> Result<Model<B>, Error> {
+    let (layers, show) = loading_bar(&spec);
+    let model = Model::load(spec, &*files.params, backend, &show);
+    layers.finish_and_clear();
+    Ok(model?)
+}
+
+/// Loads the weights to every device, behind one bar.
+pub fn load_weights_on_each<B: Backend>(
+    files: &ModelFiles,
+    spec: &Arc<ModelSpec>,
+    backends: Vec<B>,
+) -> Result<Vec<Model<B>>, Error> {
+    let (layers, show) = loading_bar(spec);
+    let models = Model::load_on_each(spec, &*files.params, backends, &show);
+    layers.finish_and_clear();
+    Ok(models?)
+}
+
+/// A bar of layers, and what shows a share of them on it.
+fn loading_bar(spec: &ModelSpec) -> (ProgressBar, impl Fn(f64) + Sync + use<>) {
     let layers = spec.n_layers() as u64;
     let loading = bar(layers, "layers loaded");
-    let model =
-        Model::load(spec, &*files.params, backend, &|share| loading.set_position((share * layers as f64) as u64));
-    loading.finish_and_clear();
-    Ok(model?)
+    let shown = loading.clone();
+    (loading, move |share| shown.set_position((share * layers as f64) as u64))
 }
 
 /// Which of a pair's answers a command reads.
@@ -227,13 +246,13 @@ pub struct Answers {
 
 #[derive(clap::Args)]
 pub struct DeviceArgs {
-    /// auto, cpu, cuda, cuda:N or emulated
+    /// auto, cpu, cuda, cuda:N or emulated; several GPUs share a sweep: cuda:0,cuda:1 or cuda:all
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// float32, bf16x3 or bfloat16
     #[arg(long, default_value = "float32")]
     pub dtype: String,
-    /// Memory that the run may use, weights included: 8GiB
+    /// Memory that the run may use, on each device, weights included: 8GiB
     #[arg(long)]
     pub max_memory: Option<String>,
 }
@@ -249,7 +268,9 @@ type LimitsOf<'a> = Box<dyn Fn(&Needs, Option<u64>, usize) -> Result<Limits, Err
 /// A device, opened.
 pub struct OnDevice<'a, B> {
     pub backend: B,
-    /// Which device was taken and why, where the user left that open.
+    /// The devices that share the work of a job for several.
+    pub more: Vec<B>,
+    /// Which device was taken and why, where the user left that open; all of several.
     pub about: Option<String>,
     max_memory: Option<u64>,
     limits_of: LimitsOf<'a>,
@@ -262,13 +283,34 @@ impl<B> OnDevice<'_, B> {
     }
 }
 
+/// Devices as a job takes them; there is one at least.
+fn first_and_more<B>(mut all: Vec<B>) -> (B, Vec<B>) {
+    let first = all.remove(0);
+    (first, all)
+}
+
+/// The names of devices, for reports.
+pub fn names<B: Backend>(first: &B, more: &[B]) -> String {
+    std::iter::once(first).chain(more).map(B::device).collect::<Vec<_>>().join("; ")
+}
+
 impl DeviceArgs {
     /// Finds and opens the device and does `job` on it.
     ///
     /// # Errors
-    /// Exit code 2: no such device, or it cannot be used; otherwise what the job says.
+    /// Exit code 2: no such device, it cannot be used, or there are several; otherwise what the job says.
     pub fn run(&self, job: impl Job) -> Result<(), Error> {
-        let chosen = device::choose(self.device.parse().map_err(usage)?, &self.dtype)?;
+        if self.device.parse::<DeviceChoice>().map_err(usage)?.is_several() {
+            let message =
+                format!("--device {}: this command takes a single device; a sweep takes several", self.device);
+            return Err(usage(message));
+        }
+        self.run_on_all(job)
+    }
+
+    /// The same with a job that several devices may share.
+    pub fn run_on_all(&self, job: impl Job) -> Result<(), Error> {
+        let chosen = device::choose(&self.device, &self.dtype)?;
         let max_memory = self.max_memory.as_deref().map(select::bytes).transpose().map_err(usage)?;
         let bounded: LimitsOf<'_> = Box::new(|needs, max, longest| match max {
             Some(max) => needs.limits(max, longest).map_err(usage),
@@ -277,26 +319,33 @@ impl DeviceArgs {
         match chosen {
             Chosen::Cpu(reason) => {
                 let about = reason.map(|r| format!("device: {}; {}", Cpu.device(), device::short_reason(&r)));
-                job.run(OnDevice { backend: Cpu, about, max_memory, limits_of: bounded })
+                job.run(OnDevice { backend: Cpu, more: Vec::new(), about, max_memory, limits_of: bounded })
             }
-            Chosen::Cuda(gpu) => {
-                let free = gpu.free_bytes().map_err(|e| device::not_usable("cuda", &e))?;
-                let ordinal = gpu.info().ordinal;
+            Chosen::Cuda(gpus) => {
+                let not_usable = |e| device::not_usable(&self.device, &e);
+                let room = gpus.iter().map(|gpu| Ok((gpu.free_bytes()?, gpu.info().ordinal)));
+                let room = room.collect::<Result<Vec<_>, _>>().map_err(not_usable)?;
+                // Any wave may come to any of them.
+                let (free, ordinal) = room.into_iter().min().unwrap_or_default();
                 let precision = device::precision(&self.dtype).map_err(usage)?;
-                let about = Some(format!("device: {}", gpu.device()));
-                let backend = Cuda::new(*gpu, precision).map_err(|e| device::not_usable("cuda", &e))?;
+                let backends = gpus.into_iter().map(|gpu| Cuda::new(gpu, precision)).collect::<Result<Vec<_>, _>>();
+                let (backend, more) = first_and_more(backends.map_err(not_usable)?);
+                let about = Some(format!("device: {}", names(&backend, &more)));
                 let limits_of: LimitsOf<'_> = Box::new(move |needs, max, longest| {
                     device::gpu_limits(needs, precision, ordinal, free, max, longest)
                         .map_err(|e| usage(format!("--device {}: {e}", self.device)))
                 });
-                job.run(OnDevice { backend, about, max_memory, limits_of })
+                job.run(OnDevice { backend, more, about, max_memory, limits_of })
             }
             #[cfg(feature = "emulator")]
-            Chosen::Emulated => {
+            Chosen::Emulated(device::Emulated { devices, hopper }) => {
                 let precision = device::precision(&self.dtype).map_err(usage)?;
-                let emulated = crate::backend::cuda::emulated::Emulated::default();
-                let backend = Cuda::new(emulated, precision).map_err(|e| device::not_usable("emulated", &e))?;
-                job.run(OnDevice { backend, about: None, max_memory, limits_of: bounded })
+                use crate::backend::cuda::emulated::Emulated;
+                let card = || if hopper { Emulated::default().hopper() } else { Emulated::default() };
+                let backends = (0..devices).map(|_| Cuda::new(card(), precision)).collect::<Result<Vec<_>, _>>();
+                let (backend, more) = first_and_more(backends.map_err(|e| device::not_usable(&self.device, &e))?);
+                let about = (devices > 1).then(|| format!("device: {}", names(&backend, &more)));
+                job.run(OnDevice { backend, more, about, max_memory, limits_of: bounded })
             }
         }
     }

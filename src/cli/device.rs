@@ -8,42 +8,88 @@ use crate::sweep::{Limits, Needs};
 use std::str::FromStr;
 
 /// What `--device` says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// A GPU that can be used, else the CPU.
     Auto,
     Cpu,
-    /// This GPU, or the first that can be used.
-    Cuda(Option<u32>),
-    /// The CUDA kernels on the CPU.
-    Emulated,
+    /// The first GPU that can be used.
+    Cuda,
+    /// These GPUs, each named once.
+    Gpus(Vec<u32>),
+    /// Every GPU of the machine.
+    AllGpus,
+    /// The CUDA kernels on the CPU, as so many devices.
+    Emulated(Emulated),
 }
+
+/// Emulated devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Emulated {
+    pub devices: usize,
+    /// Of the Hopper generation, whose GEMM is a kernel of its own.
+    pub hopper: bool,
+}
+
+const EXPECTED: &str = "expected auto, cpu, cuda, cuda:N or emulated; several GPUs are cuda:0,cuda:1 or cuda:all";
 
 impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(DeviceChoice::Auto),
-            "cpu" => Ok(DeviceChoice::Cpu),
-            "cuda" => Ok(DeviceChoice::Cuda(None)),
-            "emulated" => Ok(DeviceChoice::Emulated),
-            _ => match text.strip_prefix("cuda:").filter(|n| n.bytes().all(|b| b.is_ascii_digit())).map(str::parse) {
-                Some(Ok(n)) => Ok(DeviceChoice::Cuda(Some(n))),
-                _ => Err(format!("--device {text}: expected auto, cpu, cuda, cuda:N or emulated")),
-            },
-        }
+        let refused = |why: String| format!("--device {text}: {why}");
+        let named = |name: &str| DeviceChoice::named(name.trim()).ok_or_else(|| EXPECTED.to_owned());
+        let all = text.split(',').map(named).reduce(|all, next| all?.beside(next?));
+        all.unwrap_or_else(|| Err(EXPECTED.to_owned())).map_err(refused)
     }
 }
 
-impl std::fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl DeviceChoice {
+    /// A single name.
+    fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "auto" => DeviceChoice::Auto,
+            "cpu" => DeviceChoice::Cpu,
+            "cuda" => DeviceChoice::Cuda,
+            "cuda:all" => DeviceChoice::AllGpus,
+            "emulated" => DeviceChoice::Emulated(Emulated { devices: 1, hopper: false }),
+            "emulated:hopper" => DeviceChoice::Emulated(Emulated { devices: 1, hopper: true }),
+            _ => {
+                let number = name.strip_prefix("cuda:").filter(|n| n.bytes().all(|b| b.is_ascii_digit()))?;
+                DeviceChoice::Gpus(vec![number.parse().ok()?])
+            }
+        })
+    }
+
+    /// These and the `next` of a list.
+    fn beside(self, next: Self) -> Result<Self, String> {
+        use DeviceChoice::{Cpu, Emulated, Gpus};
+        let why = match (self, next) {
+            (Emulated(all), Emulated(next)) if all.hopper == next.hopper => {
+                return Ok(Emulated(self::Emulated { devices: all.devices + next.devices, ..all }));
+            }
+            (Gpus(all), Gpus(next)) => match next.iter().find(|n| all.contains(n)) {
+                Some(twice) => return Err(format!("cuda:{twice} is named twice; it runs one wave at a time")),
+                None => return Ok(Gpus([all, next].concat())),
+            },
+            (Cpu, _) | (_, Cpu) => {
+                "the CPU is no device among several: it uses all its cores already, and its bits are not a GPU's"
+            }
+            (Emulated(_), _) | (_, Emulated(_)) => {
+                "several devices are of one kind: cuda:0,cuda:1 or emulated,emulated"
+            }
+            _ => "of several GPUs each is named by its number (cuda:0,cuda:1), or all of them by cuda:all alone",
+        };
+        Err(why.to_owned())
+    }
+
+    /// Whether more than one may be meant.
+    pub fn is_several(&self) -> bool {
         match self {
-            DeviceChoice::Auto => f.write_str("auto"),
-            DeviceChoice::Cpu => f.write_str("cpu"),
-            DeviceChoice::Cuda(None) => f.write_str("cuda"),
-            DeviceChoice::Cuda(Some(n)) => write!(f, "cuda:{n}"),
-            DeviceChoice::Emulated => f.write_str("emulated"),
+            DeviceChoice::Gpus(ordinals) => ordinals.len() > 1,
+            DeviceChoice::Emulated(all) => all.devices > 1,
+            DeviceChoice::AllGpus => true,
+            DeviceChoice::Auto | DeviceChoice::Cpu | DeviceChoice::Cuda => false,
         }
     }
 }
@@ -65,39 +111,47 @@ pub fn precision(dtype: &str) -> Result<Precision, String> {
 pub enum Chosen {
     /// With the reason, where it was chosen for want of a GPU.
     Cpu(Option<Unavailable>),
-    Cuda(Box<Nvidia>),
+    /// One or several, which compute the same bits.
+    Cuda(Vec<Nvidia>),
     #[cfg(feature = "emulator")]
-    Emulated,
+    Emulated(Emulated),
 }
 
-/// Finds and opens the device.
+/// Finds and opens the devices; `named` is how the user named them.
 ///
 /// # Errors
-/// Exit code 2: a GPU is asked for and cannot be used; the CPU is to compute in another precision than float32; the
-/// emulator is asked for and not built in.
-pub fn choose(choice: DeviceChoice, dtype: &str) -> Result<Chosen, Error> {
+/// Exit code 2: a GPU is asked for and cannot be used, or not beside another; the CPU is to compute in another precision
+/// than float32; the emulator is asked for and not built in.
+pub fn choose(named: &str, dtype: &str) -> Result<Chosen, Error> {
+    let choice: DeviceChoice = named.parse().map_err(usage)?;
     let precision = precision(dtype).map_err(usage)?;
-    let open = |ordinal| Nvidia::open(nvidia::select(&nvidia::probe()?, ordinal)?);
+    let open = |ordinal| Ok(vec![Nvidia::open(nvidia::select(&nvidia::probe()?, ordinal)?)?]);
+    let open_each = |ordinals: Option<&[u32]>| {
+        nvidia::select_several(&nvidia::probe()?, ordinals)?.into_iter().map(Nvidia::open).collect()
+    };
     let cpu = |reason| match precision {
         Precision::Float32 => Ok(Chosen::Cpu(reason)),
         _ => Err(usage(format!("--dtype {dtype}: the CPU computes in float32; leave --dtype out"))),
     };
+    let cuda = |opened: Result<Vec<Nvidia>, Unavailable>| match opened {
+        Ok(gpus) => Ok(Chosen::Cuda(gpus)),
+        Err(reason) => Err(usage(format!("--device {named}: {reason}"))),
+    };
     match choice {
         DeviceChoice::Cpu => cpu(None),
         DeviceChoice::Auto => match open(None) {
-            Ok(gpu) => Ok(Chosen::Cuda(Box::new(gpu))),
+            Ok(gpus) => Ok(Chosen::Cuda(gpus)),
             Err(reason) => cpu(Some(reason)),
         },
-        DeviceChoice::Cuda(ordinal) => match open(ordinal) {
-            Ok(gpu) => Ok(Chosen::Cuda(Box::new(gpu))),
-            Err(reason) => Err(usage(format!("--device {choice}: {reason}"))),
-        },
+        DeviceChoice::Cuda => cuda(open(None)),
+        DeviceChoice::Gpus(ordinals) => cuda(open_each(Some(&ordinals))),
+        DeviceChoice::AllGpus => cuda(open_each(None)),
         #[cfg(feature = "emulator")]
-        DeviceChoice::Emulated => Ok(Chosen::Emulated),
+        DeviceChoice::Emulated(all) => Ok(Chosen::Emulated(all)),
         #[cfg(not(feature = "emulator"))]
-        DeviceChoice::Emulated => Err(usage(
-            "--device emulated: the emulator is not built in; build with --features emulator, or use --device cpu",
-        )),
+        DeviceChoice::Emulated(_) => Err(usage(format!(
+            "--device {named}: the emulator is not built in; build with --features emulator, or use --device cpu"
+        ))),
     }
 }
 
@@ -157,17 +211,59 @@ pub fn not_usable(choice: &str, error: &DriverError) -> Error {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<DeviceChoice, String> {
+        text.parse()
+    }
+
     #[test]
     fn device_names() {
-        let parse = |text: &str| text.parse::<DeviceChoice>();
         assert_eq!(parse("auto"), Ok(DeviceChoice::Auto));
         assert_eq!(parse("cpu"), Ok(DeviceChoice::Cpu));
-        assert_eq!(parse("cuda"), Ok(DeviceChoice::Cuda(None)));
-        assert_eq!(parse("cuda:3"), Ok(DeviceChoice::Cuda(Some(3))));
-        assert_eq!(parse("emulated"), Ok(DeviceChoice::Emulated));
+        assert_eq!(parse("cuda"), Ok(DeviceChoice::Cuda));
+        assert_eq!(parse("cuda:3"), Ok(DeviceChoice::Gpus(vec![3])));
+        let emulated = |devices, hopper| Ok(DeviceChoice::Emulated(Emulated { devices, hopper }));
+        assert_eq!(parse("emulated"), emulated(1, false));
+        assert_eq!(parse("emulated:hopper"), emulated(1, true));
         for wrong in ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "cuda:99999999999", "cpu:0"] {
             let message = parse(wrong).unwrap_err();
             assert!(message.contains("auto, cpu, cuda, cuda:N or emulated"), "{message}");
+        }
+    }
+
+    #[test]
+    fn several_devices() {
+        assert_eq!(parse("cuda:1,cuda:0, cuda:7"), Ok(DeviceChoice::Gpus(vec![1, 0, 7])));
+        assert_eq!(parse("cuda:all"), Ok(DeviceChoice::AllGpus));
+        let emulated = |devices, hopper| Ok(DeviceChoice::Emulated(Emulated { devices, hopper }));
+        assert_eq!(parse("emulated,emulated,emulated"), emulated(3, false));
+        assert_eq!(parse("emulated:hopper,emulated:hopper"), emulated(2, true));
+        for several in ["cuda:0,cuda:1", "cuda:all", "emulated,emulated"] {
+            assert!(parse(several).unwrap().is_several());
+        }
+        for one in ["auto", "cpu", "cuda", "cuda:5", "emulated"] {
+            assert!(!parse(one).unwrap().is_several());
+        }
+    }
+
+    #[test]
+    fn devices_that_do_not_go_together() {
+        let refusals = [
+            ("cuda:0,cuda:1,cuda:0", "cuda:0 is named twice"),
+            ("cpu,cuda:0", "the CPU is no device among several"),
+            ("cuda:0,cpu", "the CPU is no device among several"),
+            ("cpu,cpu", "the CPU is no device among several"),
+            ("emulated,cpu", "the CPU is no device among several"),
+            ("cuda:0,emulated", "of one kind"),
+            ("emulated,emulated:hopper", "of one kind"),
+            ("cuda:all,cuda:0", "by cuda:all alone"),
+            ("cuda,cuda:1", "named by its number"),
+            ("auto,cuda:1", "named by its number"),
+            ("cuda:0,", "expected auto"),
+            (",", "expected auto"),
+        ];
+        for (text, why) in refusals {
+            let message = parse(text).unwrap_err();
+            assert!(message.starts_with(&format!("--device {text}: ")) && message.contains(why), "{message}");
         }
     }
 
@@ -179,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_cpu_computes_in_float32_alone() {
-        let Err(error) = choose(DeviceChoice::Cpu, "bfloat16") else { panic!("the CPU took bfloat16") };
+        let Err(error) = choose("cpu", "bfloat16") else { panic!("the CPU took bfloat16") };
         assert!(error.to_string().contains("the CPU computes in float32"), "{error}");
         assert_eq!(error.exit_code(), 2);
     }

@@ -2,6 +2,7 @@
 //! patch points.
 
 pub mod cache;
+mod devices;
 pub mod forward;
 pub mod patch;
 mod place;
@@ -15,6 +16,7 @@ pub mod weights;
 pub mod workspace;
 
 pub use cache::{Cache, Keep, Point, PromptRows};
+pub(crate) use devices::on_each;
 pub use forward::{Forward, RowCount};
 pub use patch::{PatchPoint, Value};
 pub use program::Program;

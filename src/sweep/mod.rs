@@ -1,6 +1,11 @@
 //! From pairs and a model to the metric of every patched run: sites and cells, the plan, the wave, metrics, effects.
+//!
+//! Several devices share a sweep ([`Sweep::run_with`]). Each has the weights and makes the base and source runs of a group
+//! of pairs by itself; the group's waves lie in one queue, from which every device takes the next when it is free. A row's
+//! result depends neither on the wave that it is in nor on the device, so the metrics have the same bits as from one.
 
 pub mod cells;
+mod deal;
 pub mod effect;
 mod entry;
 mod group;
@@ -23,4 +28,6 @@ pub use metric::Metric;
 pub use node::{Node, NodeError};
 
 mod run;
-pub use run::{Block, Item, Outcome, Progress, Sweep, SweepError, SweepStats, Verification, prefers_answer};
+mod verify;
+pub use run::{Block, Item, Outcome, Progress, Sweep, SweepError, SweepStats, prefers_answer};
+pub use verify::Verification;

@@ -1,19 +1,18 @@
 //! A whole sweep: pairs in groups that fit in memory, each group planned, cut into waves and run.
 
 use super::cells::{Cell, Column, Direction, SiteCells};
+use super::deal::{Finished, Seat, cut, deal};
 use super::group::{Group, Made, keeps, kept_bytes};
 use super::intervention::{InterventionError, Pairs, PatchKind, partners};
-use super::joint::{Batch, Start, Target};
 use super::limits::Limits;
 use super::mean::Means;
 use super::metric::Metric;
 use super::plan::{Fate, PlannedItem, Positions, fate, patched_positions};
-use super::wave::{Wave, cut, rows_of};
+use super::wave::{Wave, rows_of};
 use crate::backend::{Backend, BackendError, View};
 use crate::engine::workspace::bytes_per_row;
-use crate::engine::{Keep, Model, Program, PromptRows, RowCount, Site, Workspace};
+use crate::engine::{Keep, Model, Program, PromptRows, RowCount, Site, on_each};
 use crate::prompts::{Align, Pair};
-use crate::random::SplitMix64;
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 
@@ -37,6 +36,9 @@ pub enum SweepError {
         "--patch mean at attn_scores or pattern needs prompts of one length: matrices of different sizes have no mean"
     )]
     MeanOfMatrices,
+    /// The same run on two devices: what one has computed may not stand beside the other's.
+    #[error("{first} and {other} do not compute the same bits; name devices of one kind, or one alone")]
+    DevicesDiffer { first: String, other: String },
     #[error(transparent)]
     Intervention(#[from] InterventionError),
     /// The observer asked to stop; finished waves have been handed out.
@@ -104,15 +106,7 @@ pub struct Outcome {
     /// `[pairs]`: the clean run prefers the answer; see [`prefers_answer`].
     pub prefers: Vec<bool>,
     pub stats: SweepStats,
-    made: Made,
-}
-
-/// Comparison of sampled items with the reference path.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Verification {
-    pub items: usize,
-    /// Largest |wave − reference| of the metric.
-    pub worst: f32,
+    pub(super) made: Made,
 }
 
 impl<B: Backend> Sweep<'_, B> {
@@ -121,12 +115,12 @@ impl<B: Backend> Sweep<'_, B> {
         self.sites.iter().flat_map(|s| s.cells.iter().copied()).collect()
     }
 
-    fn positions(&self) -> Positions<'_> {
+    pub(super) fn positions(&self) -> Positions<'_> {
         Positions { at: &self.columns, restricted: self.restricted }
     }
 
     /// Whether the model, the selection and the pair have this item.
-    fn exists(&self, cell: &Cell, pair: usize) -> bool {
+    pub(super) fn exists(&self, cell: &Cell, pair: usize) -> bool {
         cell.exists && !patched_positions(cell, &self.positions(), pair, self.pairs[pair].len()).is_empty()
     }
 
@@ -148,14 +142,14 @@ impl<B: Backend> Sweep<'_, B> {
         groups
     }
 
-    /// Room for the base and the source run of a group, where there is so much in one stretch; otherwise their buffers
+    /// Room on a device for the base and the source run of a group, where there is so much in one stretch; otherwise their buffers
     /// take what they find.
-    fn reserve_for(&self, pairs: &Range<usize>, base: &Keep, source: &Keep) -> Result<(), SweepError> {
+    fn reserve_for(&self, backend: &B, pairs: &Range<usize>, base: &Keep, source: &Keep) -> Result<(), SweepError> {
         let spec = &self.model.spec;
         let kept = |p: &Pair| kept_bytes(spec, base, p.len()) + kept_bytes(spec, source, p.len());
         let rows: usize = self.pairs[pairs.clone()].iter().map(Pair::len).sum();
         let bytes = self.pairs[pairs.clone()].iter().map(kept).sum::<usize>() + rows * bytes_per_row(spec);
-        match self.model.backend.reserve(bytes) {
+        match backend.reserve(bytes) {
             Ok(()) | Err(BackendError::OutOfMemory { .. }) => Ok(()),
             Err(e) => Err(e.into()),
         }
@@ -169,6 +163,21 @@ impl<B: Backend> Sweep<'_, B> {
     /// `known` to a later run.
     pub fn run(
         &self,
+        known: &HashMap<Item, f32>,
+        observe: &mut dyn FnMut(Block<'_>, Progress) -> ControlFlow<()>,
+    ) -> Result<Outcome, SweepError> {
+        self.run_with(&[], known, observe)
+    }
+
+    /// [`Sweep::run`] with the waves dealt out to the device of `model` and to those of `more`, to which the same weights
+    /// have been loaded. The metrics have the bits that one device gives. `observe` is called on this thread; when it stops
+    /// the sweep, each device still ends the wave that it is at, and that is lost.
+    ///
+    /// # Errors
+    /// As [`Sweep::run`]; a device that fails stops all. [`SweepError::DevicesDiffer`].
+    pub fn run_with(
+        &self,
+        more: &[Model<B>],
         known: &HashMap<Item, f32>,
         observe: &mut dyn FnMut(Block<'_>, Progress) -> ControlFlow<()>,
     ) -> Result<Outcome, SweepError> {
@@ -188,24 +197,29 @@ impl<B: Backend> Sweep<'_, B> {
         };
         let total = cells.iter().map(|c| (0..n_pairs).filter(|p| self.exists(c, *p)).count() as u64).sum();
         let mut progress = Progress { done: 0, total, row_layers: 0 };
-        let mut ws: Option<Workspace<B>> = None;
-        // Waves differ in height: one workspace for the tallest, unless there turns out to be no room for that.
-        let mut tallest = self.limits.max_rows;
+        let models: Vec<&Model<B>> = std::iter::once(self.model).chain(more).collect();
+        let mut seats: Vec<Seat<'_, B>> = models.iter().map(|m| Seat::new(m, self.limits.max_rows)).collect();
         for pairs in groups {
-            self.reserve_for(&pairs, &keep_base, &keep_source)?;
-            let group = Group::new(
-                self.model,
-                (self.from(pairs.start), pairs.len()),
-                (&keep_base, &keep_source),
-                &self.sites,
-                self.patch,
-                self.metric,
-                &made,
-            )?;
-            let runs = full_rows(&program, spec, group.base_prompts.n_rows() as u64);
+            // Every device makes its own: what crossed from one to another would cost more than it saves.
+            let on_devices = on_each(models.iter().copied(), |model| {
+                self.reserve_for(&model.backend, &pairs, &keep_base, &keep_source)?;
+                let group = Group::new(
+                    model,
+                    (self.from(pairs.start), pairs.len()),
+                    (&keep_base, &keep_source),
+                    &self.sites,
+                    self.patch,
+                    self.metric,
+                    &made,
+                )?;
+                model.backend.check()?;
+                Ok::<_, SweepError>(group)
+            })?;
+            let group = &on_devices[0];
+            let runs = full_rows(&program, spec, (2 * models.len() * group.base_prompts.n_rows()) as u64);
             stats.rows += runs;
-            stats.rows += runs;
-            self.check_finite(&group, pairs.start)?;
+            self.check_finite(group, pairs.start)?;
+            self.check_same(&models, &on_devices)?;
             outcome.clean.extend_from_slice(&group.clean_metric);
             outcome.corrupted.extend_from_slice(&group.corrupted_metric);
             outcome.prefers.extend(prefers(self.model, &group.pairs, &group.clean_hidden));
@@ -217,7 +231,7 @@ impl<B: Backend> Sweep<'_, B> {
                     let at = index * n_pairs + global;
                     let what = (index as u32, cell);
                     let positions = self.positions();
-                    let fate = fate(spec, &program, &group, &positions, self.patch, self.skip, what, (pair, global));
+                    let fate = fate(spec, &program, group, &positions, self.patch, self.skip, what, (pair, global));
                     // What an earlier attempt has paid for is neither computed nor saved by this one.
                     if !matches!(fate, Fate::Missing) && !known.contains_key(&(at as Item)) {
                         let len = group.base_prompts.len_of(pair) as u64;
@@ -247,10 +261,10 @@ impl<B: Backend> Sweep<'_, B> {
             items.sort_by_key(key);
 
             // Run.
-            let wave = Wave {
-                model: self.model,
+            let on_device = |(model, group)| Wave {
+                model,
                 program: &program,
-                group: &group,
+                group,
                 cells: &cells,
                 columns: self.positions(),
                 first_pair: pairs.start,
@@ -260,23 +274,14 @@ impl<B: Backend> Sweep<'_, B> {
                     _ => None,
                 },
             };
-            let mut waves = cut(&group, &items, self.limits.max_rows);
-            waves.reverse();
-            while let Some(range) = waves.pop() {
-                let items = &items[range.clone()];
-                let rows = items.iter().map(|i| rows_of(&group, i)).sum::<usize>();
-                let (values, count) = match self.run_wave(&wave, items, rows.max(tallest), &mut ws) {
-                    // No room for the whole wave: two halves of it.
-                    Err(SweepError::Backend(BackendError::OutOfMemory { .. })) if items.len() > 1 => {
-                        (ws, tallest) = (None, 0);
-                        let middle = range.start + items.len() / 2;
-                        waves.extend([middle..range.end, range.start..middle]);
-                        continue;
-                    }
-                    done => done?,
-                };
+            let waves: Vec<Wave<'_, '_, B>> = models.iter().copied().zip(&on_devices).map(on_device).collect();
+            let steps_from = |boundary: u32| (program.n_boundaries() - boundary as usize) as u64;
+            let sizes = items.iter().map(|i| (rows_of(group, i), rows_of(group, i) as u64 * steps_from(i.boundary)));
+            let cuts = cut(sizes, self.limits.max_rows, models.len());
+            deal(&mut seats, &waves, &items, cuts, self.patch.n_draws(), &mut |done: Finished| {
+                let items = &items[done.items];
                 let mut block = Vec::with_capacity(items.len());
-                for (item, value) in items.iter().zip(values) {
+                for (item, value) in items.iter().zip(done.values) {
                     if !value.is_finite() {
                         let Cell { site, layer, .. } = cells[item.cell as usize];
                         let pair = pairs.start + item.pair as usize;
@@ -286,56 +291,38 @@ impl<B: Backend> Sweep<'_, B> {
                     outcome.metric[at] = value;
                     block.push((at as Item, value));
                 }
-                stats.rows += count;
+                stats.rows += done.rows;
                 stats.waves += 1;
                 stats.run += items.len() as u64;
                 progress.done += items.len() as u64;
-                progress.row_layers += (count.attn + count.mlp) / 2;
-                if observe(Block { items: &block }, progress).is_break() {
-                    return Err(SweepError::Interrupted);
+                progress.row_layers += (done.rows.attn + done.rows.mlp) / 2;
+                match observe(Block { items: &block }, progress) {
+                    ControlFlow::Continue(()) => Ok(()),
+                    ControlFlow::Break(()) => Err(SweepError::Interrupted),
                 }
-            }
+            })?;
         }
         Ok(Outcome { stats, made, ..outcome })
     }
 
-    /// The pairs from `first` on, for making values.
-    fn from(&self, first: usize) -> Pairs<'_> {
-        Pairs { all: self.pairs, first, direction: self.direction, align: self.align }
+    /// The unpatched runs have the same bits on every device: kernels for one card may sum in another order than those
+    /// for the next.
+    fn check_same(&self, models: &[&Model<B>], groups: &[Group<'_, B>]) -> Result<(), SweepError> {
+        let bits = |g: &Group<'_, B>| -> Vec<u32> {
+            g.clean_metric.iter().chain(&g.corrupted_metric).map(|m| m.to_bits()).collect()
+        };
+        match groups.iter().position(|g| bits(g) != bits(&groups[0])) {
+            Some(other) => Err(SweepError::DevicesDiffer {
+                first: models[0].backend.device(),
+                other: models[other].backend.device(),
+            }),
+            None => Ok(()),
+        }
     }
 
-    /// One wave, once for every draw of a random patch, with a workspace of at least `rows` rows: the mean metrics. All
-    /// memory is had before it begins; only a single item, which cannot be cut, may ask for more on its way.
-    fn run_wave(
-        &self,
-        wave: &Wave<'_, '_, B>,
-        items: &[PlannedItem],
-        rows: usize,
-        ws: &mut Option<Workspace<B>>,
-    ) -> Result<(Vec<f32>, RowCount), SweepError> {
-        let backend = &self.model.backend;
-        let moments = wave.moment_bytes(items);
-        let ws = match ws {
-            Some(ws) if ws.capacity >= rows => ws,
-            other => {
-                *other = None; // the old one goes before the larger one comes
-                backend.reserve(rows.saturating_mul(bytes_per_row(&self.model.spec)).saturating_add(moments))?;
-                other.insert(Workspace::new(self.model, rows)?)
-            }
-        };
-        backend.reserve(moments)?;
-        let mut total = RowCount::default();
-        let values = mean_of_draws(self.patch.n_draws(), |draw| {
-            let done = match items {
-                [_] => wave.run(items, draw, ws),
-                _ => backend.without_growth(|| wave.run(items, draw, ws)),
-            };
-            backend.check()?;
-            let (values, count) = done?;
-            total += count;
-            Ok(values)
-        })?;
-        Ok((values, total))
+    /// The pairs from `first` on, for making values.
+    pub(super) fn from(&self, first: usize) -> Pairs<'_> {
+        Pairs { all: self.pairs, first, direction: self.direction, align: self.align }
     }
 
     /// What the values of patches are made of.
@@ -373,50 +360,6 @@ impl<B: Backend> Sweep<'_, B> {
             }
         }
         Ok(())
-    }
-
-    /// Runs `n` items, drawn at random among all that exist, on the reference path, and compares.
-    pub fn verify(&self, outcome: &Outcome, n: usize) -> Result<Verification, SweepError> {
-        let (cells, n_pairs) = (self.cells(), self.pairs.len());
-        let existing: Vec<(usize, usize)> = (0..cells.len())
-            .flat_map(|c| (0..n_pairs).map(move |p| (c, p)))
-            .filter(|(c, p)| self.exists(&cells[*c], *p))
-            .collect();
-        let mut worst = 0.0f32;
-        let chosen = sample(existing.len(), n);
-        for at in &chosen {
-            let (cell, pair) = existing[*at];
-            let value = self.reference(&cells[cell], pair, outcome)?;
-            worst = worst.max((value - outcome.metric[cell * n_pairs + pair]).abs());
-        }
-        Ok(Verification { items: chosen.len(), worst })
-    }
-
-    /// One item on the reference path: a whole forward pass of its own from the embedding, with the patch made where the
-    /// forward pass computes that activation. It trusts none of the savings, nor any cache of the sweep but the means.
-    pub fn reference(&self, cell: &Cell, pair: usize, outcome: &Outcome) -> Result<f32, SweepError> {
-        let positions = |p: usize| match p == pair {
-            true => patched_positions(cell, &self.positions(), p, self.pairs[p].len()),
-            false => Vec::new(),
-        };
-        let target = Target {
-            site: cell.site,
-            layer: cell.layer as usize,
-            head: cell.head.map(|h| h as usize),
-            column: cell.column.map(|c| c as usize),
-            positions: (0..self.pairs.len()).map(positions).collect(),
-        };
-        let batch = Batch {
-            model: self.model,
-            from: self.from(pair),
-            n: 1,
-            targets: &[target],
-            columns: &self.columns,
-            patch: self.patch,
-            metric: self.metric,
-            made: &outcome.made,
-        };
-        Ok(batch.run(Start::Embedding)?.metric[0])
     }
 }
 
@@ -503,17 +446,4 @@ fn full_rows(program: &Program, spec: &crate::model::ModelSpec, rows: u64) -> Ro
         }
     }
     count
-}
-
-/// `n` different numbers below `len` (all of them if there are no more), the same every time.
-fn sample(len: usize, n: usize) -> Vec<usize> {
-    if n >= len {
-        return (0..len).collect();
-    }
-    let mut random = SplitMix64(SplitMix64::STEP);
-    let mut chosen = std::collections::BTreeSet::new();
-    while chosen.len() < n {
-        chosen.insert((random.next() % len as u64) as usize);
-    }
-    chosen.into_iter().collect()
 }

@@ -27,28 +27,6 @@ pub(crate) fn rows_of<B: Backend>(group: &Group<'_, B>, item: &PlannedItem) -> u
     group.base_prompts.len_of(item.pair as usize) - item.first as usize
 }
 
-/// Cuts items (in the order of their entry) into waves of at most `max_rows` rows each, at least one item in each.
-pub(crate) fn cut<B: Backend>(
-    group: &Group<'_, B>,
-    items: &[PlannedItem],
-    max_rows: usize,
-) -> Vec<std::ops::Range<usize>> {
-    let mut waves = Vec::new();
-    let (mut from, mut rows) = (0, 0);
-    for (i, item) in items.iter().enumerate() {
-        let more = rows_of(group, item);
-        if i > from && rows + more > max_rows {
-            waves.push(from..i);
-            (from, rows) = (i, 0);
-        }
-        rows += more;
-    }
-    if from < items.len() {
-        waves.push(from..items.len());
-    }
-    waves
-}
-
 impl<B: Backend> Wave<'_, '_, B> {
     /// Bytes that [`Wave::run`] takes for moments beside the workspace, at most. (Attention over thousands of keys takes
     /// more on some devices.)

@@ -80,6 +80,35 @@ fn devices_that_are_not_there() {
 }
 
 #[test]
+fn devices_that_cannot_share_a_sweep() {
+    let scene = Scene::new("gpt2");
+    for (devices, why) in [
+        ("cuda:0,cuda:0", "cuda:0 is named twice"),
+        ("cpu,cpu", "the CPU is no device among several"),
+        ("cuda:0,cpu", "the CPU is no device among several"),
+        ("emulated,cuda:0", "of one kind"),
+        ("cuda:all,cuda:1", "by cuda:all alone"),
+        ("cuda,cuda:1", "named by its number"),
+        ("cuda:0,,cuda:1", "auto, cpu, cuda"),
+    ] {
+        scene.sweep_refused(&format!("--device {devices}"), &["--device", devices, why]);
+    }
+}
+
+#[test]
+fn commands_for_a_single_device() {
+    let scene = Scene::new("gpt2");
+    for command in
+        ["patch --nodes a0.h0", "capture --sites z --output acts.safetensors", "probe --sites z --label kind"]
+    {
+        for devices in ["cuda:0,cuda:1", "cuda:all", "emulated,emulated"] {
+            let args = format!("{command} --model model --prompts pairs.jsonl --device {devices}");
+            scene.refused(&args, &["--device", devices, "takes a single device", "a sweep takes several"]);
+        }
+    }
+}
+
+#[test]
 fn dtypes_that_the_cpu_has_not() {
     let scene = Scene::new("gpt2");
     for dtype in ["bfloat16", "bf16x3"] {

@@ -6,14 +6,14 @@ use patchwave::backend::cuda::driver::{Arguments, DevicePtr, Driver, Launch};
 use patchwave::backend::cuda::emulated::{AsyncCopies, Emulated, Schedule};
 
 /// Memory of a device, given back when it goes.
-struct Memory<'a>(&'a Emulated, DevicePtr, usize);
+pub struct Memory<'a>(&'a Emulated, pub DevicePtr, usize);
 
 impl<'a> Memory<'a> {
-    fn new(device: &'a Emulated, bytes: usize) -> Self {
+    pub fn new(device: &'a Emulated, bytes: usize) -> Self {
         Memory(device, device.alloc(bytes).expect("there is room"), bytes)
     }
 
-    fn of<T: bytemuck::NoUninit>(device: &'a Emulated, values: &[T]) -> Self {
+    pub fn of<T: bytemuck::NoUninit>(device: &'a Emulated, values: &[T]) -> Self {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         let memory = Memory::new(device, bytes.len());
         // SAFETY: as long as the allocation.
@@ -21,7 +21,7 @@ impl<'a> Memory<'a> {
         memory
     }
 
-    fn read<T: bytemuck::Pod>(&self) -> Vec<T> {
+    pub fn read<T: bytemuck::Pod>(&self) -> Vec<T> {
         let mut values = vec![T::zeroed(); self.2 / size_of::<T>()];
         // SAFETY: as long as the allocation.
         unsafe { self.0.copy_from_device(bytemuck::cast_slice_mut(&mut values), self.1) }.expect("a copy");

@@ -11,7 +11,7 @@ const ALL: [(Precision, f64); 4] =
 
 /// What a product may be wrong by. Tensor cores of a GPU truncate where the emulator rounds. The worst that is thought of
 /// (each step's terms cut to 24 bits of the largest, and their sum, too) makes 6.1e-7 here of the emulator's 4e-7.
-fn allowed(precision: Precision, emulated: f64) -> f64 {
+pub fn allowed(precision: Precision, emulated: f64) -> f64 {
     match (precision, gpu()) {
         (Precision::Float32, Some(_)) => 1e-6,
         _ => emulated,
@@ -49,7 +49,7 @@ pub fn reference(
     (product, size)
 }
 
-fn worst(got: &[f32], want: &(Vec<f64>, Vec<f64>)) -> f64 {
+pub fn worst(got: &[f32], want: &(Vec<f64>, Vec<f64>)) -> f64 {
     assert_eq!(got.len(), want.0.len());
     let error = |((g, w), s): ((&f32, &f64), &f64)| (*g as f64 - w).abs() / s;
     let errors = got.iter().zip(&want.0).zip(&want.1).map(error);

@@ -10,8 +10,10 @@ mod conformance;
 #[path = "../device/mod.rs"]
 mod device;
 mod emulator;
+mod emulator_sm90;
 mod epilogue;
 mod gemm;
+mod gemm_sm90;
 mod metrics;
 mod patches;
 mod rows;

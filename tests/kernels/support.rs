@@ -22,10 +22,20 @@ pub fn devices() -> Vec<Emulated> {
     ]
 }
 
+/// The same of the Hopper generation, which run `gemm_sm90.cu`.
+pub fn hoppers() -> Vec<Emulated> {
+    devices().into_iter().map(Emulated::hopper).collect()
+}
+
 /// Runs `f` under every schedule, or twice on a GPU; all must agree to the bit and report nothing.
 pub fn everywhere(precision: Precision, f: impl Fn(&Gpu) -> Vec<f32>) -> Vec<f32> {
+    among(devices(), precision, f)
+}
+
+/// The same on these devices, or on a GPU of their generation.
+pub fn among(devices: Vec<Emulated>, precision: Precision, f: impl Fn(&Gpu) -> Vec<f32>) -> Vec<f32> {
     let mut first: Option<Vec<f32>> = None;
-    for device in TestDevice::all(devices()) {
+    for device in TestDevice::all(devices) {
         let name = format!("{device:?}");
         let gpu = Cuda::new(device, precision).expect("every kernel is there");
         let result = f(&gpu);
@@ -64,7 +74,15 @@ pub struct Askew {
 
 impl Askew {
     pub fn new(gpu: &Gpu, numbers: &[f32], rows: usize, cols: usize) -> Self {
-        let (offset, stride) = (3, cols + 5);
+        Self::laid_out(gpu, numbers, (rows, cols), (3, cols + 5))
+    }
+
+    /// Askew, but at multiples of 16 bytes, as tensor copies want it.
+    pub fn aligned(gpu: &Gpu, numbers: &[f32], rows: usize, cols: usize) -> Self {
+        Self::laid_out(gpu, numbers, (rows, cols), (4, cols.next_multiple_of(4) + 8))
+    }
+
+    fn laid_out(gpu: &Gpu, numbers: &[f32], (rows, cols): (usize, usize), (offset, stride): (usize, usize)) -> Self {
         let mut padded = vec![7.5; offset + rows * stride];
         for r in 0..rows {
             padded[offset + r * stride..][..cols].copy_from_slice(&numbers[r * cols..][..cols]);

@@ -1,6 +1,7 @@
 //! What the CUDA backend needs of a device: memory, copies, kernels by name, launches, events. Small enough that a real
 //! driver and the emulator both fit behind it, so that every line above it runs without a GPU.
 
+use super::images::Capability;
 use std::time::Duration;
 
 /// What a device, or its driver, can fail with.
@@ -19,6 +20,8 @@ pub enum DriverError {
     Checker { report: String },
     #[error("a copy of {bytes} bytes does not lie inside device memory")]
     Copy { bytes: usize },
+    #[error("no tensor map of {0:?}")]
+    TensorMap(MatrixMap),
     /// A size does not fit what kernels count with (32 bits).
     #[error("{what} is too large for a kernel: {value}")]
     TooLarge { what: &'static str, value: usize },
@@ -48,10 +51,52 @@ pub struct Launch {
     pub shared_bytes: u32,
 }
 
+/// A matrix in device memory and the boxes in which Hopper's copy engine brings it to shared memory, swizzled by 128
+/// bytes. What a box has outside the matrix arrives as zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixMap {
+    /// A multiple of 16.
+    pub base: DevicePtr,
+    /// Numbers of a row, and rows.
+    pub width: usize,
+    pub height: usize,
+    /// Bytes from row to row: a multiple of 16.
+    pub row_bytes: usize,
+    pub numbers: MapNumbers,
+    /// Rows of a box, at most 256; a row of it has 128 bytes.
+    pub box_height: u32,
+}
+
+/// What a [`MatrixMap`]'s matrix consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapNumbers {
+    F32,
+    Bf16,
+}
+
+impl MapNumbers {
+    pub fn bytes(self) -> u32 {
+        match self {
+            MapNumbers::F32 => 4,
+            MapNumbers::Bf16 => 2,
+        }
+    }
+}
+
+/// A [`MatrixMap`] as the device reads it: `TensorMap` of `gpu.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub struct TensorMap(pub [u64; 16]);
+
+/// Room for one argument, as aligned as any can ask for.
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Slot([u64; 16]);
+
 /// The arguments of a launch, laid out as `cuLaunchKernel` wants them: one aligned slot each.
 #[derive(Debug, Default)]
 pub struct Arguments {
-    slots: Vec<[u64; 8]>,
+    slots: Vec<Slot>,
     bytes: Vec<u32>,
     too_large: Option<DriverError>,
 }
@@ -61,12 +106,12 @@ impl Arguments {
         Self::default()
     }
 
-    /// A plain value of at most 64 bytes: `i32` for `int`, `u32`, `i64`, `f32`, [`DevicePtr`] for a pointer, or a
+    /// A plain value of at most 128 bytes: `i32` for `int`, `u32`, `i64`, `f32`, [`DevicePtr`] for a pointer, or a
     /// `repr(C)` structure.
     #[must_use]
     pub fn value<T: bytemuck::NoUninit>(mut self, value: T) -> Self {
-        const { assert!(size_of::<T>() <= 64 && align_of::<T>() <= 8) }
-        let mut slot = [0u64; 8];
+        const { assert!(size_of::<T>() <= size_of::<Slot>() && align_of::<T>() <= align_of::<Slot>()) }
+        let mut slot = Slot([0; 16]);
         bytemuck::bytes_of_mut(&mut slot)[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
         self.slots.push(slot);
         self.bytes.push(size_of::<T>() as u32);
@@ -101,7 +146,7 @@ impl Arguments {
     pub fn pointers(&mut self) -> Result<Vec<*mut std::ffi::c_void>, DriverError> {
         match self.too_large.take() {
             Some(error) => Err(error),
-            None => Ok(self.slots.iter_mut().map(|s| s.as_mut_ptr().cast()).collect()),
+            None => Ok(self.slots.iter_mut().map(|s| s.0.as_mut_ptr().cast()).collect()),
         }
     }
 }
@@ -115,6 +160,18 @@ pub trait Driver: Send + Sync + 'static {
 
     /// The device in words, for reports.
     fn device(&self) -> String;
+
+    /// Which instructions it has. Hopper's (9.0) runs the kernels for Hopper, too.
+    fn capability(&self) -> Capability;
+
+    /// How many blocks that take all of a multiprocessor's shared memory run at once.
+    fn multiprocessors(&self) -> usize;
+
+    /// For a device of capability 9.0.
+    ///
+    /// # Errors
+    /// [`DriverError::TensorMap`]: the device does not take such a matrix.
+    fn tensor_map(&self, of: &MatrixMap) -> Result<TensorMap, DriverError>;
 
     /// Memory with undefined contents.
     ///

@@ -1,7 +1,8 @@
 //! The driver that runs the kernels on the CPU: the same `.cu` sources, compiled by the C++ compiler, on the emulator in
 //! `kernels/emulator/` (`emulator.h` there tells how it works).
 
-use super::driver::{Arguments, DevicePtr, Driver, DriverError, Launch};
+use super::driver::{Arguments, DevicePtr, Driver, DriverError, Launch, MatrixMap, TensorMap};
+use super::images::Capability;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -17,7 +18,7 @@ pub enum Schedule {
     Random(u64),
 }
 
-/// When a `cp.async` happens, between its issue and its wait.
+/// When a copy (`cp.async`, TMA) or a wgmma happens, between its issue and its wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AsyncCopies {
     AtOnce,
@@ -30,10 +31,14 @@ pub enum AsyncCopies {
 #[derive(Debug)]
 pub struct Emulated {
     number: u32,
+    capability: Capability,
+    multiprocessors: usize,
     schedule: Schedule,
     async_copies: AsyncCopies,
     check: bool,
     launches: AtomicU64,
+    /// How often each kernel was launched.
+    launched: Mutex<HashMap<&'static str, u64>>,
     memory: Mutex<Bounded>,
 }
 
@@ -57,7 +62,25 @@ impl Emulated {
         static DEVICES: AtomicU32 = AtomicU32::new(0);
         let number = DEVICES.fetch_add(1, Ordering::Relaxed);
         let memory = Mutex::default();
-        Emulated { number, schedule, async_copies, check, launches: AtomicU64::new(0), memory }
+        let capability = Capability { major: 8, minor: 0 };
+        // Few, so that small tests, too, have blocks with several tiles.
+        let multiprocessors = 3;
+        let (launches, launched) = (AtomicU64::new(0), Mutex::default());
+        Emulated { number, capability, multiprocessors, schedule, async_copies, check, launches, launched, memory }
+    }
+
+    /// The same device as one of the Hopper generation, which runs `gemm_sm90.cu`.
+    #[must_use]
+    pub fn hopper(mut self) -> Self {
+        self.capability = Capability::HOPPER;
+        self
+    }
+
+    /// The same device with another number of multiprocessors: its launches have other tiles.
+    #[must_use]
+    pub fn with_multiprocessors(mut self, n: usize) -> Self {
+        self.multiprocessors = n;
+        self
     }
 
     /// The same device with no more than `bytes` of memory.
@@ -70,6 +93,12 @@ impl Emulated {
     /// Bytes that are allocated.
     pub fn memory_used(&self) -> usize {
         self.bounded().used
+    }
+
+    /// How often this kernel was launched.
+    pub fn launches_of(&self, kernel: &str) -> u64 {
+        let launched = self.launched.lock().unwrap_or_else(PoisonError::into_inner);
+        launched.get(kernel).copied().unwrap_or(0)
     }
 
     fn bounded(&self) -> MutexGuard<'_, Bounded> {
@@ -95,7 +124,7 @@ impl Emulated {
 
 /// A kernel of the emulator's registry, which lives as long as the program.
 #[derive(Debug, Clone, Copy)]
-pub struct EmulatedKernel(*const c_void);
+pub struct EmulatedKernel(*const c_void, &'static str);
 
 // SAFETY: the registry is filled before main and never changed.
 unsafe impl Send for EmulatedKernel {}
@@ -130,6 +159,16 @@ unsafe extern "C" {
     fn emu_copy_to_device(to: *mut c_void, from: *const c_void, bytes: usize) -> c_int;
     fn emu_copy_from_device(to: *mut c_void, from: *const c_void, bytes: usize) -> c_int;
     fn emu_fill_zero(to: *mut c_void, bytes: usize) -> c_int;
+    fn emu_tensor_map(
+        map: *mut c_void,
+        base: *const c_void,
+        width: u64,
+        height: u64,
+        row_bytes: u64,
+        number_bytes: u32,
+        box_width: u32,
+        box_height: u32,
+    ) -> c_int;
 }
 
 const CHECKER_REPORT: c_int = 4;
@@ -139,7 +178,35 @@ impl Driver for Emulated {
     type Event = Instant;
 
     fn device(&self) -> String {
-        format!("emulated GPU {}{}", self.number, if self.check { ", checked" } else { "" })
+        let generation = if self.capability == Capability::HOPPER { "Hopper GPU" } else { "GPU" };
+        format!("emulated {generation} {}{}", self.number, if self.check { ", checked" } else { "" })
+    }
+
+    fn capability(&self) -> Capability {
+        self.capability
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    fn tensor_map(&self, of: &MatrixMap) -> Result<TensorMap, DriverError> {
+        let mut map = TensorMap([0; 16]);
+        let bytes = of.numbers.bytes();
+        // SAFETY: the map has 128 bytes; the matrix is looked at by the copies, not here.
+        let rc = unsafe {
+            emu_tensor_map(
+                (&raw mut map).cast(),
+                of.base.0 as *const c_void,
+                of.width as u64,
+                of.height as u64,
+                of.row_bytes as u64,
+                bytes,
+                128 / bytes,
+                of.box_height,
+            )
+        };
+        if rc == 0 { Ok(map) } else { Err(DriverError::TensorMap(*of)) }
     }
 
     fn alloc(&self, bytes: usize) -> Result<DevicePtr, DriverError> {
@@ -192,7 +259,7 @@ impl Driver for Emulated {
         let c_name = CString::new(name).map_err(|_| missing.clone())?;
         // SAFETY: a zero-terminated string.
         let kernel = unsafe { emu_kernel(c_name.as_ptr()) };
-        if kernel.is_null() { Err(missing) } else { Ok(EmulatedKernel(kernel)) }
+        if kernel.is_null() { Err(missing) } else { Ok(EmulatedKernel(kernel, name)) }
     }
 
     unsafe fn launch(
@@ -202,6 +269,7 @@ impl Driver for Emulated {
         mut arguments: Arguments,
     ) -> Result<(), DriverError> {
         let mut pointers = arguments.pointers()?;
+        *self.launched.lock().unwrap_or_else(PoisonError::into_inner).entry(function.1).or_default() += 1;
         let mut error = [0 as c_char; 8192];
         // SAFETY: the emulator compares the number of arguments and their sizes with the kernel's; the caller answers
         // for what their pointers reach.

@@ -1,8 +1,9 @@
 //! Weights on the device, and the GEMMs that read them.
 //!
-//! One kernel serves one precision for every shape, so that the bits of a row never depend on which kernel was chosen.
+//! On a card one kernel file serves a precision, so that the bits of a row never depend on how the wave was cut.
 
 use super::driver::{Arguments, DevicePtr, Driver, DriverError};
+use super::gemm_sm90::{self, Groups, Rows};
 use super::launch::{Stream, at, at_mut};
 use super::memory::Device;
 use super::rows::activation_number;
@@ -24,7 +25,7 @@ pub enum Precision {
 
 impl Precision {
     /// Planes a weight is split into; 0 where it stays float32.
-    fn planes(self) -> usize {
+    pub(super) fn planes(self) -> usize {
         match self {
             Precision::Ffma => 0,
             Precision::Float32 => 3,
@@ -37,12 +38,12 @@ impl Precision {
 /// A weight `[k, n]` on the device.
 pub struct Weight<D: Driver> {
     /// `[n, k]` float32, or planes `[planes, k, cols]` of bfloat16.
-    buf: Device<D>,
-    precision: Precision,
+    pub(super) buf: Device<D>,
+    pub(super) precision: Precision,
     pub(super) k: usize,
     pub(super) n: usize,
     /// n rounded up to 8 where there are planes.
-    cols: usize,
+    pub(super) cols: usize,
 }
 
 /// As `RowTile` of `gpu.cuh`.
@@ -57,12 +58,12 @@ struct RowTile {
 /// As `Epilogue` of `gpu.cuh`.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-struct Finish {
+pub(super) struct Finish {
     bias: DevicePtr,
     scale: f32,
     add: i32,
     activation: i32,
-    up: i32,
+    pub(super) up: i32,
 }
 
 impl Finish {
@@ -159,14 +160,17 @@ impl<D: Driver> Stream<D> {
         let Epilogue { bias, then } = epilogue;
         assert!(slice.k.end <= w.k && slice.n.end <= w.n && bias.is_none_or(|b| b.cols == slice.n.len()));
         assert!(x.cols == slice.k.len() && out.cols == slice.n.len() && x.rows == out.rows);
+        let rows = Rows { at: at(x), rows: x.rows, stride: x.stride };
+        let mapped = w.precision != Precision::Ffma && x.cols > 0 && rows.can_be_mapped();
+        let hopper = self.hopper.as_ref().filter(|_| mapped);
         let mut finish = Finish { bias: bias.map_or(DevicePtr::NULL, at), ..Finish::WRITE };
         match then {
             Then::Write => {}
             Then::Activate(act) => finish.activation = activation_number(act),
             Then::Gate(act) => {
                 let up = out.cols / 2;
-                if w.precision != Precision::Ffma && !up.is_multiple_of(8) {
-                    // Eight columns of the planes are loaded at a time; here those of gate and up lie askew.
+                if w.precision != Precision::Ffma && !up.is_multiple_of(8) && hopper.is_none() {
+                    // gemm_sm80.cu loads eight columns of the planes at a time; here those of gate and up lie askew.
                     self.gemm(x, w, slice, groups, Epilogue::bias(bias), out.reborrow())?;
                     return self.activation(out, act, XIelu::default(), true);
                 }
@@ -180,6 +184,7 @@ impl<D: Driver> Stream<D> {
             }
         }
         let tile = if w.precision == Precision::Ffma { F32_TILE } else { SM80_TILE };
+        const { assert!(SM80_TILE.0 == gemm_sm90::TILE_ROWS) };
         let tiles = match groups {
             None => None,
             Some(groups) => {
@@ -195,7 +200,13 @@ impl<D: Driver> Stream<D> {
         }
         let tiles = tiles.map(|t| self.list(&t)).transpose()?;
         let row_tiles = tiles.as_ref().map_or(DevicePtr::NULL, Device::ptr);
-        let (from, to) = (at(x), at_mut(&out));
+        let (from, to) = (rows.at, at_mut(&out));
+        if let Some(kernels) = hopper {
+            let groups = tiles.as_ref().map(|_| Groups { tiles: row_tiles, n_tiles: blocks });
+            let out = (to, out.stride, out.cols);
+            // SAFETY: the views, the slice and the groups lie inside their buffers (asserted above and in `at`).
+            return unsafe { self.gemm_sm90(kernels, rows, w, &slice, groups, finish, out) };
+        }
         let arguments = Arguments::new()
             .value(to)
             .int("a row of a matrix", out.stride)

@@ -17,6 +17,11 @@ pub struct Capability {
     pub minor: u32,
 }
 
+impl Capability {
+    /// H100, H200, GH200: what files whose name ends in `_sm90` are for.
+    pub const HOPPER: Capability = Capability { major: 9, minor: 0 };
+}
+
 impl std::fmt::Display for Capability {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)
@@ -50,7 +55,7 @@ impl Target {
 
     /// NVRTC's target for a card. Hopper's has the instructions that only Hopper has.
     pub fn of_card(card: Capability) -> Target {
-        Target::MachineCode { capability: card, exact: card == Capability { major: 9, minor: 0 } }
+        Target::MachineCode { capability: card, exact: card == Capability::HOPPER }
     }
 
     /// How well it suits a card, the larger the better: machine code before PTX, a nearer capability before a farther
@@ -119,7 +124,7 @@ pub struct Module {
 impl Module {
     /// Whether it can run on `card` at all: files for Hopper alone say so in their name.
     pub fn is_for(&self, card: Capability) -> bool {
-        !self.name.ends_with("_sm90") || card == Capability { major: 9, minor: 0 }
+        !self.name.ends_with("_sm90") || card == Capability::HOPPER
     }
 
     /// The images that can run on `card`, the best first. For a card that came after them all, their PTX is left.
@@ -196,7 +201,7 @@ pub fn load<M>(
 mod tests {
     use super::*;
 
-    const HOPPER: Capability = Capability { major: 9, minor: 0 };
+    const HOPPER: Capability = Capability::HOPPER;
 
     fn image(target: &'static str) -> Image {
         Image { target, packed: false, bytes: b"code" }

@@ -1,26 +1,30 @@
 //! From operations to launches: kernels by name, and what every launch has in common.
 
 use super::driver::{Arguments, DevicePtr, Driver, DriverError, Launch};
+use super::images::Capability;
 use super::memory::{Device, Memory};
 use crate::backend::{RowIndex, View, ViewMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 macro_rules! kernels {
-    ($($module:ident: $($name:ident)+;)+) => {
-        /// Every kernel that the backend launches, looked up once: a device that lacks one is found out at the start.
-        pub(super) struct Kernels<D: Driver> {
+    ($(#[$about:meta])* pub(super) struct $Kernels:ident; $($module:ident: $($name:ident)+;)+) => {
+        $(#[$about])*
+        pub(super) struct $Kernels<D: Driver> {
             $($(pub $name: D::Function,)+)+
         }
 
-        impl<D: Driver> Kernels<D> {
+        impl<D: Driver> $Kernels<D> {
             fn load(driver: &D) -> Result<Self, DriverError> {
-                Ok(Kernels { $($($name: driver.function(stringify!($module), stringify!($name))?,)+)+ })
+                Ok($Kernels { $($($name: driver.function(stringify!($module), stringify!($name))?,)+)+ })
             }
         }
     };
 }
 
 kernels! {
+    /// Every kernel that the backend launches on every card, looked up once: a device that lacks one is found out at the
+    /// start.
+    pub(super) struct Kernels;
     norm: norm_rows;
     rope: rope_rows;
     activation: activation_rows scale_rows clamp_rows;
@@ -33,17 +37,27 @@ kernels! {
     metrics: token_logits finish_logits sum_exp_rows log_totals divergence_rows narrow;
 }
 
+kernels! {
+    /// Those for Hopper alone.
+    pub(super) struct HopperKernels;
+    gemm_sm90: gemm_sm90_bf16_64 gemm_sm90_bf16_128 gemm_sm90_bf16_256 gemm_sm90_bf16x3_64 gemm_sm90_bf16x3_128
+        gemm_sm90_bf16x6_64 gemm_sm90_bf16x6_128;
+}
+
 /// The device with its kernels, and the first thing that went wrong on it.
 pub(super) struct Stream<D: Driver> {
     pub memory: Arc<Memory<D>>,
     pub kernels: Kernels<D>,
+    /// None on other cards.
+    pub hopper: Option<HopperKernels<D>>,
     failure: Mutex<Option<DriverError>>,
 }
 
 impl<D: Driver> Stream<D> {
     pub fn new(driver: D) -> Result<Self, DriverError> {
         let kernels = Kernels::load(&driver)?;
-        Ok(Stream { memory: Memory::new(driver), kernels, failure: Mutex::new(None) })
+        let hopper = (driver.capability() == Capability::HOPPER).then(|| HopperKernels::load(&driver)).transpose()?;
+        Ok(Stream { memory: Memory::new(driver), kernels, hopper, failure: Mutex::new(None) })
     }
 
     pub fn driver(&self) -> &D {

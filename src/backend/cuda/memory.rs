@@ -240,7 +240,8 @@ impl<D: Driver> std::fmt::Debug for Device<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cuda::driver::{Arguments, Launch};
+    use crate::backend::cuda::driver::{Arguments, Launch, MatrixMap, TensorMap};
+    use crate::backend::cuda::images::Capability;
     use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
@@ -258,6 +259,18 @@ mod tests {
         type Event = ();
         fn device(&self) -> String {
             "addresses".to_owned()
+        }
+
+        fn capability(&self) -> Capability {
+            Capability { major: 8, minor: 0 }
+        }
+
+        fn multiprocessors(&self) -> usize {
+            1
+        }
+
+        fn tensor_map(&self, of: &MatrixMap) -> Result<TensorMap, DriverError> {
+            Err(DriverError::TensorMap(*of))
         }
         fn alloc(&self, bytes: usize) -> Result<DevicePtr, DriverError> {
             self.allocations.fetch_add(1, Ordering::Relaxed);

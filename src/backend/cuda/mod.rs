@@ -11,6 +11,7 @@ pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulated;
 mod gemm;
+mod gemm_sm90;
 pub mod images;
 mod launch;
 mod memory;

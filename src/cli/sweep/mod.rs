@@ -82,7 +82,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<(), Error> {
     let started = Instant::now();
-    args.device.run(SweepJob { args: &args, started })
+    args.device.run_on_all(SweepJob { args: &args, started })
 }
 
 struct SweepJob<'a> {
@@ -137,12 +137,13 @@ fn run_on<B: Backend>(on: OnDevice<'_, B>, args: &Args, started: Instant) -> Res
             return Ok(());
         }
     };
-    let OnDevice { backend, about, .. } = on;
-    let device = backend.device();
+    let OnDevice { backend, more, about, .. } = on;
+    let device = args::names(&backend, &more);
+    let backends: Vec<B> = std::iter::once(backend).chain(more).collect();
     if let Some(about) = &about {
         note(about);
     }
-    match run_in(args, backend, folder, &files, spec, set, plan, limits, started) {
+    match run_in(args, backends, folder, &files, spec, set, plan, limits, started) {
         Ok((result, path, notes)) => {
             let mut meta = result.meta.clone();
             meta.insert("model".into(), json!({
@@ -171,7 +172,7 @@ fn run_on<B: Backend>(on: OnDevice<'_, B>, args: &Args, started: Instant) -> Res
 #[allow(clippy::too_many_arguments)]
 fn run_in<B: Backend>(
     args: &Args,
-    backend: B,
+    backends: Vec<B>,
     folder: Box<RunFolder>,
     files: &ModelFiles,
     spec: Arc<ModelSpec>,
@@ -182,17 +183,18 @@ fn run_in<B: Backend>(
 ) -> Result<(RunResult, PathBuf, String), Error> {
     let mut folder = folder;
     let before_weights = Instant::now();
-    let model = match args::load_weights(files, spec, backend) {
-        Ok(model) => model,
+    let models = match args::load_weights_on_each(files, &spec, backends) {
+        Ok(models) => models,
         Err(e) => {
             folder.abandon();
             return Err(e);
         }
     };
+    let (model, more) = (&models[0], &models[1..]);
     let load_seconds = before_weights.elapsed().as_secs_f64();
 
     let n_given = set.pairs.len();
-    match args.pairs.keep_correct(&model, &mut set) {
+    match args.pairs.keep_correct(model, &mut set) {
         Ok(keep) => {
             plan.columns.iter_mut().for_each(|column| {
                 let mut kept = keep.iter();
@@ -207,7 +209,7 @@ fn run_in<B: Backend>(
     }
 
     let sweep = Sweep {
-        model: &model,
+        model,
         pairs: &set.pairs,
         sites: plan.sites,
         columns: plan.columns,
@@ -219,7 +221,7 @@ fn run_in<B: Backend>(
         limits,
         skip: true,
     };
-    let (outcome, sweep_seconds) = match watch(&sweep, &mut folder) {
+    let (outcome, sweep_seconds) = match watch(&sweep, more, &mut folder) {
         Ok(done) => done,
         Err((e, began)) => {
             let path = folder.path.clone();

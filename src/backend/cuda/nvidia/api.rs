@@ -24,10 +24,20 @@ pub mod attribute {
     /// CU_DEVICE_ATTRIBUTE_*
     pub const COMPUTE_CAPABILITY_MAJOR: i32 = 75;
     pub const COMPUTE_CAPABILITY_MINOR: i32 = 76;
+    pub const MULTIPROCESSOR_COUNT: i32 = 16;
     pub const MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: i32 = 97;
     /// CU_FUNC_ATTRIBUTE_*
     pub const FUNCTION_SHARED_SIZE_BYTES: i32 = 1;
     pub const FUNCTION_MAX_DYNAMIC_SHARED_SIZE_BYTES: i32 = 8;
+}
+/// CU_TENSOR_MAP_*: of numbers, of the swizzle by 128 bytes, and of how much the L2 cache fetches at once.
+pub mod tensor_map {
+    pub const FLOAT32: i32 = 7;
+    pub const BFLOAT16: i32 = 9;
+    pub const INTERLEAVE_NONE: i32 = 0;
+    pub const SWIZZLE_128B: i32 = 3;
+    pub const L2_PROMOTION_256B: i32 = 3;
+    pub const ZEROS_OUTSIDE: i32 = 0;
 }
 pub const STREAM_NON_BLOCKING: c_uint = 1;
 pub const EVENT_DEFAULT: c_uint = 0;
@@ -87,6 +97,8 @@ functions! {
     function_set_attribute = cuFuncSetAttribute(CUfunction, c_int, c_int);
     launch = cuLaunchKernel(CUfunction, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, CUstream,
         *mut *mut c_void, *mut *mut c_void);
+    tensor_map = cuTensorMapEncodeTiled(*mut c_void, c_int, c_uint, *mut c_void, *const u64, *const u64, *const c_uint,
+        *const c_uint, c_int, c_int, c_int, c_int);
     event_create = cuEventCreate(*mut CUevent, c_uint);
     event_record = cuEventRecord(CUevent, CUstream);
     event_synchronize = cuEventSynchronize(CUevent);

@@ -7,13 +7,13 @@ mod api;
 pub mod probe;
 mod staging;
 
-use super::driver::{Arguments, DevicePtr, Driver, DriverError, Launch};
-use super::images::{self, Origin};
+use super::driver::{Arguments, DevicePtr, Driver, DriverError, Launch, MapNumbers, MatrixMap, TensorMap};
+use super::images::{self, Capability, Origin};
 use super::nvrtc::{Nvrtc, NvrtcError};
 pub use api::SYMBOLS;
-use api::{Api, EVENT_DEFAULT, STREAM_NON_BLOCKING, attribute, code};
+use api::{Api, EVENT_DEFAULT, STREAM_NON_BLOCKING, attribute, code, tensor_map};
 use cudarc::driver::sys::{CUcontext, CUdevice, CUevent, CUfunction, CUmodule, CUstream};
-pub use probe::{CudaVersion, DeviceInfo, Unavailable, probe, select};
+pub use probe::{CudaVersion, DeviceInfo, Unavailable, probe, select, select_several};
 use staging::Staging;
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
@@ -30,6 +30,7 @@ pub struct Nvidia {
     staging: Mutex<Option<Staging>>,
     /// Most bytes of shared memory that a block can have.
     shared_bytes: c_int,
+    multiprocessors: usize,
 }
 
 struct LoadedModule {
@@ -87,10 +88,15 @@ impl Nvidia {
         let mut shared_bytes = 0;
         let which = attribute::MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         check(unsafe { (api.device_attribute)(&mut shared_bytes, which, device) }, "describe the GPU")?;
+        let mut multiprocessors = 0;
+        let which = attribute::MULTIPROCESSOR_COUNT;
+        check(unsafe { (api.device_attribute)(&mut multiprocessors, which, device) }, "describe the GPU")?;
+        let multiprocessors = usize::try_from(multiprocessors).unwrap_or(1).max(1);
         let mut stream = std::ptr::null_mut();
         check(unsafe { (api.stream_create)(&mut stream, STREAM_NON_BLOCKING) }, "make a stream on the GPU")?;
         let staging = Mutex::new(Staging::new(api));
-        let mut nvidia = Nvidia { session, info: info.clone(), modules: HashMap::new(), stream, staging, shared_bytes };
+        let (info, modules) = (info.clone(), HashMap::new());
+        let mut nvidia = Nvidia { session, info, modules, stream, staging, shared_bytes, multiprocessors };
         nvidia.load_modules()?;
         Ok(nvidia)
     }
@@ -223,6 +229,43 @@ impl Driver for Nvidia {
 
     fn device(&self) -> String {
         format!("{}, kernels {}", self.info, self.kernels())
+    }
+
+    fn capability(&self) -> Capability {
+        self.info.capability
+    }
+
+    fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    fn tensor_map(&self, of: &MatrixMap) -> Result<TensorMap, DriverError> {
+        let api = self.session.enter()?;
+        let mut map = TensorMap([0; 16]);
+        let numbers = match of.numbers {
+            MapNumbers::F32 => tensor_map::FLOAT32,
+            MapNumbers::Bf16 => tensor_map::BFLOAT16,
+        };
+        let size = [of.width as u64, of.height as u64];
+        let (row_bytes, boxes, every) = ([of.row_bytes as u64], [128 / of.numbers.bytes(), of.box_height], [1, 1]);
+        // SAFETY: pointers to locals; the matrix is looked at by the copies, not here.
+        let code = unsafe {
+            (api.tensor_map)(
+                (&raw mut map).cast(),
+                numbers,
+                2,
+                of.base.0 as *mut c_void,
+                size.as_ptr(),
+                row_bytes.as_ptr(),
+                boxes.as_ptr(),
+                every.as_ptr(),
+                tensor_map::INTERLEAVE_NONE,
+                tensor_map::SWIZZLE_128B,
+                tensor_map::L2_PROMOTION_256B,
+                tensor_map::ZEROS_OUTSIDE,
+            )
+        };
+        if code == 0 { Ok(map) } else { Err(DriverError::TensorMap(*of)) }
     }
 
     fn alloc(&self, bytes: usize) -> Result<DevicePtr, DriverError> {

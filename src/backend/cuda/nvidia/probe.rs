@@ -87,6 +87,12 @@ pub enum Unavailable {
         "cuda:{ordinal} ({name}) is too old: its compute capability is {capability}, and {OLDEST_CARD} (Ampere) or later is needed"
     )]
     CardTooOld { ordinal: u32, name: String, capability: Capability },
+    /// Ordinal, name and capability of two cards.
+    #[error(
+        "cuda:{} ({}, compute capability {}) and cuda:{} ({}, compute capability {}) do not compute the same bits; name cards of one kind, or one alone",
+        .first.0, .first.1, .first.2, .other.0, .other.1, .other.2
+    )]
+    Mixed { first: (u32, String, Capability), other: (u32, String, Capability) },
     #[error(
         "cuda:{ordinal} has too little memory: {free} MiB are free and this needs {needed} MiB; shorter prompts or --dtype bfloat16 need less"
     )]
@@ -165,6 +171,30 @@ pub fn select(devices: &[DeviceInfo], ordinal: Option<u32>) -> Result<&DeviceInf
             Some(device) => Ok(device),
             None => devices.first().ok_or_else(no_device)?.usable(),
         },
+    }
+}
+
+/// The GPUs asked for, or all there are. A row must get the same bits on each of them, so cards whose products are other
+/// kernels do not mix: Hopper's (compute capability 9.0) are its own.
+///
+/// # Errors
+/// There is no such GPU, one is too old, or they do not mix.
+pub fn select_several<'d>(
+    devices: &'d [DeviceInfo],
+    ordinals: Option<&[u32]>,
+) -> Result<Vec<&'d DeviceInfo>, Unavailable> {
+    const HOPPER: Capability = Capability { major: 9, minor: 0 };
+    let chosen = match ordinals {
+        Some(ordinals) => ordinals.iter().map(|n| select(devices, Some(*n))).collect::<Result<Vec<_>, _>>()?,
+        None => devices.iter().map(DeviceInfo::usable).collect::<Result<Vec<_>, _>>()?,
+    };
+    let first = chosen.first().ok_or_else(no_device)?;
+    match chosen.iter().find(|d| (d.capability == HOPPER) != (first.capability == HOPPER)) {
+        Some(other) => Err(Unavailable::Mixed {
+            first: (first.ordinal, first.name.clone(), first.capability),
+            other: (other.ordinal, other.name.clone(), other.capability),
+        }),
+        None => Ok(chosen),
     }
 }
 
