@@ -30,7 +30,7 @@ fn load_on<B: Backend>(backend: B, seed: u64) -> Model<B> {
     Model::load(spec, &params, backend, &|_| ()).expect("a random model loads")
 }
 
-/// A device of the Hopper generation, which has a GEMM of its own, or of an older one; or the GPU, whatever it is.
+/// A device of the Hopper generation, which has a GEMM of its own, or of an older one.
 fn card(hopper: bool) -> TestDevice {
     if hopper { TestDevice::default().hopper() } else { TestDevice::default() }
 }

@@ -5,6 +5,9 @@
 //! same bits: a kernel that reads what nobody has written is found out. With `PATCHWAVE_TEST_MEMORY=exact` every buffer is an
 //! allocation of its own, exactly as long as it should be, and begins as it comes: for compute-sanitizer.
 //!
+//! A test asks for a Hopper device where it wants one. A Hopper card is taken for an older one elsewhere, so that it runs
+//! the kernels for every card, too; another card runs those alone.
+//!
 //! Emulated, not yet run on hardware.
 #![allow(dead_code)] // not every test uses all of it
 
@@ -14,7 +17,7 @@ use patchwave::backend::cuda::images::{Capability, Image, Module, Target};
 use patchwave::backend::cuda::nvidia::{self, Nvidia, probe, select};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,15 +40,9 @@ pub fn gpu() -> Option<&'static Nvidia> {
         let devices = probe().unwrap_or_else(|e| panic!("{e}"));
         let info = select(&devices, ordinal).unwrap_or_else(|e| panic!("{e}"));
         let mut gpu = Nvidia::open(info).unwrap_or_else(|e| panic!("{e}"));
-        if let Some(folder) = conformance_folder() {
-            let every = ("conformance", include_str!("../../kernels/emulator/conformance.cu"));
-            let hopper = ("conformance_sm90", include_str!("../../kernels/emulator/conformance_sm90.cu"));
-            for (name, source) in [every, hopper] {
-                let module = conformance_module(&folder, name, source);
-                if module.is_for(gpu.info().capability) {
-                    gpu.load(&module).unwrap_or_else(|e| panic!("{e}"));
-                }
-            }
+        let modules = conformance_modules();
+        for module in modules.iter().filter(|module| module.is_for(info.capability)) {
+            gpu.load(module).unwrap_or_else(|e| panic!("{e}"));
         }
         Some(gpu)
     })
@@ -57,25 +54,34 @@ pub fn capability() -> Option<Capability> {
     gpu().map(|gpu| gpu.info().capability)
 }
 
-/// A file of conformance kernels as images of [`conformance_folder`], files named `NAME.TARGET`; for a card that none of
-/// them suits NVRTC may compile it, as it may every file of kernels.
-fn conformance_module(folder: &Path, module: &'static str, source: &str) -> Module {
-    let files = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let mut images = Vec::new();
-    for file in files {
-        let path = file.expect("a folder's entry").path();
-        let name = path.file_name().expect("a file").to_string_lossy().into_owned();
-        let Some(target) = name.strip_prefix(module).and_then(|rest| rest.strip_prefix('.')) else { continue };
-        if Target::parse(target).is_none() {
-            continue;
+/// The kernels of conformance.cu and conformance_sm90.cu as images of [`conformance_folder`], files named `MODULE.TARGET`;
+/// for a card that none of them suits NVRTC may compile them, as it may every file of kernels.
+fn conformance_modules() -> Vec<Module> {
+    let Some(folder) = conformance_folder() else { return Vec::new() };
+    let sources = [
+        ("conformance", include_str!("../../kernels/emulator/conformance.cu")),
+        ("conformance_sm90", include_str!("../../kernels/emulator/conformance_sm90.cu")),
+    ];
+    let module = |(name, source): (&'static str, &str)| {
+        let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let mut images = Vec::new();
+        for file in files {
+            let path = file.expect("a folder's entry").path();
+            let Some(target) = path.extension().filter(|_| path.file_stem().is_some_and(|stem| stem == name)) else {
+                continue;
+            };
+            let target: &'static str = target.to_string_lossy().into_owned().leak();
+            if Target::parse(target).is_some() {
+                let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                images.push(Image { target, packed: false, bytes: bytes.leak() });
+            }
         }
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        images.push(Image { target: target.to_owned().leak(), packed: false, bytes: bytes.leak() });
-    }
-    let source = source.replace("../gpu.cuh", "gpu.cuh");
-    let hash = Sha256::new().chain_update(include_str!("../../kernels/gpu.cuh")).chain_update(&source).finalize();
-    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    Module { name: module, hash: hash.leak(), source: source.leak(), images: images.leak() }
+        let source = source.replace("../gpu.cuh", "gpu.cuh");
+        let hash = Sha256::new().chain_update(include_str!("../../kernels/gpu.cuh")).chain_update(&source).finalize();
+        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        Module { name, hash: hash.leak(), source: source.leak(), images: images.leak() }
+    };
+    sources.into_iter().map(module).collect()
 }
 
 /// What a test runs on.
@@ -89,6 +95,10 @@ pub enum TestDevice {
 #[derive(Debug)]
 pub struct Shared {
     garbage: Option<u8>,
+    hopper: bool,
+    multiprocessors: Option<usize>,
+    /// How often each kernel was launched.
+    launched: Mutex<HashMap<&'static str, u64>>,
     limit: Option<usize>,
     sizes: Mutex<HashMap<DevicePtr, usize>>,
 }
@@ -96,7 +106,8 @@ pub struct Shared {
 impl Shared {
     fn with_garbage(garbage: u8) -> TestDevice {
         let garbage = (!exact_memory()).then_some(garbage);
-        TestDevice::Gpu(Shared { garbage, limit: None, sizes: Mutex::default() })
+        let (launched, sizes) = (Mutex::default(), Mutex::default());
+        TestDevice::Gpu(Shared { garbage, hopper: false, multiprocessors: None, launched, limit: None, sizes })
     }
 
     fn used(&self) -> usize {
@@ -125,9 +136,11 @@ impl Default for TestDevice {
 }
 
 impl TestDevice {
-    /// Devices that must agree to the bit: every schedule and the checker, or a GPU twice.
+    /// Devices that must agree to the bit: these schedules and checkers, or a GPU twice, for Hopper if they are.
     pub fn all(emulated: Vec<Emulated>) -> Vec<TestDevice> {
+        let hopper = emulated.iter().any(|device| device.capability() == Capability::HOPPER);
         match gpu() {
+            Some(_) if hopper => GARBAGE.map(|garbage| Shared::with_garbage(garbage).hopper()).into(),
             Some(_) => GARBAGE.map(Shared::with_garbage).into(),
             None => emulated.into_iter().map(TestDevice::Emulated).collect(),
         }
@@ -142,12 +155,31 @@ impl TestDevice {
         }
     }
 
-    /// The same emulated device as one of the Hopper generation; a GPU is what it is.
+    /// The same device as one of the Hopper generation; a card of another is what it is.
     #[must_use]
     pub fn hopper(self) -> Self {
         match self {
             TestDevice::Emulated(device) => TestDevice::Emulated(device.hopper()),
-            gpu => gpu,
+            TestDevice::Gpu(gpu) => TestDevice::Gpu(Shared { hopper: true, ..gpu }),
+        }
+    }
+
+    /// The same device as one with another number of multiprocessors: its launches have other tiles.
+    #[must_use]
+    pub fn with_multiprocessors(self, n: usize) -> Self {
+        match self {
+            TestDevice::Emulated(device) => TestDevice::Emulated(device.with_multiprocessors(n)),
+            TestDevice::Gpu(gpu) => TestDevice::Gpu(Shared { multiprocessors: Some(n), ..gpu }),
+        }
+    }
+
+    /// How often this kernel was launched.
+    pub fn launches_of(&self, kernel: &str) -> u64 {
+        match self {
+            TestDevice::Emulated(device) => device.launches_of(kernel),
+            TestDevice::Gpu(gpu) => {
+                gpu.launched.lock().unwrap_or_else(PoisonError::into_inner).get(kernel).copied().unwrap_or(0)
+            }
         }
     }
 
@@ -171,7 +203,7 @@ impl TestDevice {
 
 pub enum Function {
     Emulated(EmulatedKernel),
-    Gpu(nvidia::Function),
+    Gpu(nvidia::Function, &'static str),
 }
 
 pub enum Event {
@@ -194,6 +226,7 @@ impl Driver for TestDevice {
     fn capability(&self) -> Capability {
         match self {
             TestDevice::Emulated(device) => device.capability(),
+            TestDevice::Gpu(Shared { hopper: false, .. }) => Capability { major: 8, minor: 0 },
             TestDevice::Gpu(shared) => shared.gpu().capability(),
         }
     }
@@ -201,7 +234,7 @@ impl Driver for TestDevice {
     fn multiprocessors(&self) -> usize {
         match self {
             TestDevice::Emulated(device) => device.multiprocessors(),
-            TestDevice::Gpu(shared) => shared.gpu().multiprocessors(),
+            TestDevice::Gpu(shared) => shared.multiprocessors.unwrap_or_else(|| shared.gpu().multiprocessors()),
         }
     }
 
@@ -273,14 +306,19 @@ impl Driver for TestDevice {
     fn function(&self, module: &'static str, name: &'static str) -> Result<Function, DriverError> {
         match self {
             TestDevice::Emulated(device) => device.function(module, name).map(Function::Emulated),
-            TestDevice::Gpu(shared) => shared.gpu().function(module, name).map(Function::Gpu),
+            TestDevice::Gpu(shared) => {
+                shared.gpu().function(module, name).map(|function| Function::Gpu(function, name))
+            }
         }
     }
 
     unsafe fn launch(&self, function: &Function, launch: Launch, arguments: Arguments) -> Result<(), DriverError> {
         match (self, function) {
             (TestDevice::Emulated(device), Function::Emulated(f)) => unsafe { device.launch(f, launch, arguments) },
-            (TestDevice::Gpu(shared), Function::Gpu(f)) => unsafe { shared.gpu().launch(f, launch, arguments) },
+            (TestDevice::Gpu(shared), Function::Gpu(f, name)) => {
+                *shared.launched.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
+                unsafe { shared.gpu().launch(f, launch, arguments) }
+            }
             _ => unreachable!("a function of the other kind of device"),
         }
     }

@@ -1,4 +1,4 @@
-//! What the primitives of gpu.cuh do: a kernel of conformance.cu each, its inputs, and how near a GPU must come to what the
+//! What the primitives of gpu.cuh do: a kernel of conformance.cu or conformance_sm90.cu each, its inputs, and how near a GPU must come to what the
 //! emulator wrote, which is recorded in `tests/fixtures/conformance.safetensors`.
 //!
 //! The emulator gives the recorded words under every schedule. On a GPU the same kernels come from
@@ -8,7 +8,7 @@
 
 use crate::device::{TestDevice, capability, conformance_folder};
 use crate::support::*;
-use patchwave::backend::cuda::driver::{Arguments, DevicePtr, Driver, DriverError, Launch, MapNumbers, MatrixMap};
+use patchwave::backend::cuda::driver::{Arguments, Driver, DriverError, Launch, MapNumbers, MatrixMap};
 use patchwave::backend::cuda::images::Capability;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use std::path::PathBuf;
@@ -18,14 +18,17 @@ enum Argument {
     /// Words that the kernel writes, all of them, and what they are compared by.
     Out(usize, Compare),
     In(Vec<u32>),
-    Int(usize),
-    /// A map of `words` as a matrix of bf16 `[height, stride]`, of which `width` columns count, in boxes of 64 x 64.
-    Map {
-        words: Vec<u32>,
-        height: usize,
-        width: usize,
-        stride: usize,
-    },
+    Int(i32),
+    /// The map of a matrix of bf16 in boxes of 64 x 64.
+    Map(Matrix),
+}
+
+struct Matrix {
+    numbers: Vec<u16>,
+    height: usize,
+    width: usize,
+    /// Numbers from row to row.
+    stride: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -44,17 +47,9 @@ enum Cards {
     Hopper,
 }
 
-impl Cards {
-    /// The file of its kernels.
-    fn module(self) -> &'static str {
-        match self {
-            Cards::All => "conformance",
-            Cards::Hopper => "conformance_sm90",
-        }
-    }
-}
-
 struct Primitive {
+    /// Of the record.
+    name: String,
     kernel: &'static str,
     cards: Cards,
     grid: u32,
@@ -67,12 +62,21 @@ struct Primitive {
 impl Primitive {
     /// One block of one warp, on every card.
     fn warp(kernel: &'static str, arguments: Vec<Argument>) -> Self {
-        Primitive { kernel, cards: Cards::All, grid: 1, block: 32, shared_bytes: 0, arguments }
+        let (name, cards) = (kernel.to_owned(), Cards::All);
+        Primitive { name, kernel, cards, grid: 1, block: 32, shared_bytes: 0, arguments }
     }
 
-    /// One block of `block` threads with three boxes of shared memory, on Hopper.
-    fn hopper(kernel: &'static str, block: u32, arguments: Vec<Argument>) -> Self {
-        Primitive { cards: Cards::Hopper, block, shared_bytes: 3 * 64 * 128, ..Primitive::warp(kernel, arguments) }
+    /// One block of four warps with three boxes of shared memory, on Hopper.
+    fn hopper(kernel: &'static str, arguments: Vec<Argument>) -> Self {
+        let (cards, shared_bytes) = (Cards::Hopper, 3 * 64 * 128);
+        Primitive { cards, block: 128, shared_bytes, ..Primitive::warp(kernel, arguments) }
+    }
+
+    fn module(&self) -> &'static str {
+        match self.cards {
+            Cards::All => "conformance",
+            Cards::Hopper => "conformance_sm90",
+        }
     }
 }
 
@@ -87,24 +91,9 @@ fn primitives() -> Vec<Primitive> {
         mixed.map(|x| if f32::from_bits(x).is_nan() { x & 0x3fff_ffff } else { x }).chain(borders).collect()
     };
     let (stages, turns) = (7, 9);
-    // Small integers: every sum of their products is exact, whatever rounds it.
-    let integers = |seed, n| random(seed, n).into_iter().map(|x| (2.0 * x).round());
-    let bf16_pairs = |seed, n| -> Vec<u32> {
-        let bits: Vec<u16> = integers(seed, n).map(|x| half::bf16::from_f32(x).to_bits()).collect();
-        bits.chunks(2).map(|pair| pair[0] as u32 | (pair[1] as u32) << 16).collect()
-    };
-    let wgmma = |kernel, n| {
-        let a = In(integers(5, 64 * 64).map(f32::to_bits).collect());
-        let b = Map { words: bf16_pairs(6, 64 * n), height: 64, width: n, stride: n };
-        Primitive::hopper(kernel, 128, vec![Out(64 * n, Bits), a, b])
-    };
-    // A matrix of 70 rows of 100, 104 apart: the box hangs over two of its sides.
-    let matrix = Map { words: (1..=70 * 52).collect(), height: 70, width: 100, stride: 104 };
-    vec![
-        Primitive::hopper("conformance_tensor_copy", 128, vec![Out(64 * 32, Bits), matrix, Int(77), Int(41)]),
-        wgmma("conformance_wgmma_64", 64),
-        wgmma("conformance_wgmma_128", 128),
-        Primitive::hopper("conformance_mbarrier", 96, vec![Out(2 * turns + 1, Bits), Int(turns)]),
+    // Sums of small integers are exact on whatever computes them.
+    let integers = |seed, n| random(seed, n).into_iter().map(|x| (x * 2.0).round());
+    let mut all = vec![
         Primitive::warp("conformance_warp", vec![Out(256, Bits)]),
         // 16 exact products, each added to 24 bits or more of the largest: 17 · 2^-23 of it in the worst case, and the
         // largest product is below the largest sum here.
@@ -116,58 +105,70 @@ fn primitives() -> Vec<Primitive> {
         },
         Primitive::warp(
             "conformance_async",
-            vec![Out(stages * 128, Bits), In((1..=stages as u32 * 128).collect()), Int(stages)],
+            vec![Out(stages * 128, Bits), In((1..=stages as u32 * 128).collect()), Int(stages as i32)],
         ),
-    ]
+        Primitive {
+            block: 96,
+            ..Primitive::hopper("conformance_mbarrier", vec![Out(2 * turns + 1, Bits), Int(turns as i32)])
+        },
+    ];
+    // Boxes inside, across every border and outside.
+    for (x, y) in [(0, 0), (64, 0), (37, 13), (-3, 60), (100, 0)] {
+        let matrix = Matrix { numbers: (1..=70 * 104).collect(), height: 70, width: 100, stride: 104 };
+        let arguments = vec![Out(64 * 64 / 2, Bits), Map(matrix), Int(x), Int(y)];
+        let name = format!("conformance_tensor_copy_at_{x}_{y}");
+        all.push(Primitive { name, ..Primitive::hopper("conformance_tensor_copy", arguments) });
+    }
+    for (kernel, width) in [("conformance_wgmma_64", 64), ("conformance_wgmma_128", 128)] {
+        let a = integers(1, 64 * 64).map(f32::to_bits).collect();
+        let numbers = integers(2, 64 * width).map(|x| half::bf16::from_f32(x).to_bits()).collect();
+        let b = Matrix { numbers, height: 64, width, stride: width };
+        all.push(Primitive::hopper(kernel, vec![Out(64 * width, Bits), In(a), Map(b)]));
+    }
+    all
 }
 
 /// Runs a kernel: the words of its outputs, in the order of its parameters.
 fn run(device: &TestDevice, primitive: &Primitive) -> Result<Vec<Vec<u32>>, DriverError> {
-    let (mut arguments, mut memory) = (Arguments::new(), Vec::<(DevicePtr, usize)>::new());
+    let (mut arguments, mut memory, mut outputs) = (Arguments::new(), Vec::new(), Vec::new());
+    let mut upload = |bytes: &[u8], len: usize| {
+        let at = device.alloc(len)?;
+        // SAFETY: the allocation is at least as long.
+        unsafe { device.copy_to_device(at, bytes)? }
+        memory.push(at);
+        Ok::<_, DriverError>(at)
+    };
     for argument in &primitive.arguments {
-        let words = match argument {
-            Argument::Out(words, _) => *words,
-            Argument::In(words) | Argument::Map { words, .. } => words.len(),
-            Argument::Int(value) => {
-                arguments = arguments.int("an argument", *value);
-                continue;
+        arguments = match argument {
+            Argument::Out(words, _) => {
+                let at = upload(&[], 4 * words)?;
+                outputs.push((at, vec![0u32; *words]));
+                arguments.value(at)
             }
-        };
-        let at = device.alloc(4 * words)?;
-        if let Argument::In(words) | Argument::Map { words, .. } = argument {
-            // SAFETY: as long as the allocation.
-            unsafe { device.copy_to_device(at, bytemuck::cast_slice(words))? }
-        }
-        memory.push((at, words));
-        arguments = match *argument {
-            Argument::Map { height, width, stride, .. } => {
-                let (base, numbers) = (at, MapNumbers::Bf16);
-                let of = MatrixMap { base, width, height, row_bytes: 2 * stride, numbers, box_height: 64 };
+            Argument::In(words) => arguments.value(upload(bytemuck::cast_slice(words), 4 * words.len())?),
+            Argument::Int(value) => arguments.value(*value),
+            Argument::Map(Matrix { numbers, height, width, stride }) => {
+                let base = upload(bytemuck::cast_slice(numbers), 2 * numbers.len())?;
+                let (height, width, row_bytes, numbers) = (*height, *width, 2 * stride, MapNumbers::Bf16);
+                let of = MatrixMap { base, width, height, row_bytes, numbers, box_height: 64 };
                 arguments.value(device.tensor_map(&of)?)
             }
-            _ => arguments.value(at),
         };
     }
     let Primitive { kernel, grid, block, shared_bytes, .. } = *primitive;
-    let function = device.function(primitive.cards.module(), kernel)?;
+    let function = device.function(primitive.module(), kernel)?;
     let launch = Launch { grid: [grid, 1, 1], block, shared_bytes };
     // SAFETY: the arguments are the kernel's, by the table above.
     unsafe { device.launch(&function, launch, arguments)? }
-    let mut outputs = Vec::new();
-    let pointers = primitive.arguments.iter().filter(|a| !matches!(a, Argument::Int(_)));
-    for (argument, (at, words)) in pointers.zip(&memory) {
-        if let Argument::Out(..) = argument {
-            let mut output = vec![0u32; *words];
-            // SAFETY: as long as the allocation.
-            unsafe { device.copy_from_device(bytemuck::cast_slice_mut(&mut output), *at)? }
-            outputs.push(output);
-        }
+    for (at, words) in &mut outputs {
+        // SAFETY: as long as the allocation.
+        unsafe { device.copy_from_device(bytemuck::cast_slice_mut(words), *at)? }
     }
-    for (at, _) in memory {
-        // SAFETY: the download has waited for the kernel, and nothing else knows the address.
+    for at in memory {
+        // SAFETY: the downloads have waited for the kernel, and nothing else knows the address.
         unsafe { device.free(at) }
     }
-    Ok(outputs)
+    Ok(outputs.into_iter().map(|(_, words)| words).collect())
 }
 
 fn compares(primitive: &Primitive) -> impl Iterator<Item = Compare> {
@@ -204,9 +205,9 @@ fn record_path() -> PathBuf {
     }
 }
 
-/// Outputs of every kernel, `KERNEL.N`.
-fn recorded(file: &SafeTensors<'_>, kernel: &str, output: usize) -> Vec<u32> {
-    let tensor = file.tensor(&format!("{kernel}.{output}")).unwrap_or_else(|e| panic!("{kernel}: {e}"));
+/// The words of an output, `NAME.N`.
+fn recorded(file: &SafeTensors<'_>, name: &str, output: usize) -> Vec<u32> {
+    let tensor = file.tensor(&format!("{name}.{output}")).unwrap_or_else(|e| panic!("{name}: {e}"));
     tensor.data().chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("four bytes"))).collect()
 }
 
@@ -217,7 +218,7 @@ fn the_emulator_gives_what_was_recorded() {
         let mut tensors = Vec::new();
         for primitive in primitives() {
             for (i, words) in run(&device, &primitive).expect("it runs").into_iter().enumerate() {
-                tensors.push((format!("{}.{i}", primitive.kernel), words));
+                tensors.push((format!("{}.{i}", primitive.name), words));
             }
         }
         let views = tensors.iter().map(|(name, words)| {
@@ -230,16 +231,24 @@ fn the_emulator_gives_what_was_recorded() {
     let file = SafeTensors::deserialize(&bytes).expect("a record");
     let mut outputs = 0;
     for primitive in primitives() {
-        for device in devices().into_iter().map(TestDevice::Emulated) {
-            let got = run(&device, &primitive).unwrap_or_else(|e| panic!("{}: {e}", primitive.kernel));
+        for device in hoppers().into_iter().map(TestDevice::Emulated) {
+            let got = run(&device, &primitive).unwrap_or_else(|e| panic!("{}: {e}", primitive.name));
             for (i, got) in got.iter().enumerate() {
-                let wrong = differs(Compare::Bits, got, &recorded(&file, primitive.kernel, i));
-                assert_eq!(wrong, None, "{}, output {i}, {device:?}", primitive.kernel);
+                let wrong = differs(Compare::Bits, got, &recorded(&file, &primitive.name, i));
+                assert_eq!(wrong, None, "{}, output {i}, {device:?}", primitive.name);
             }
         }
         outputs += compares(&primitive).count();
     }
     assert_eq!(outputs, file.len(), "a record of a kernel that is gone");
+}
+
+/// Says which device it is; tools/gpu-check reads the line.
+#[test]
+fn the_device_opens() {
+    let device = TestDevice::default().hopper();
+    println!("device: {}, compute capability {}", device.device(), device.capability());
+    assert!(device.multiprocessors() > 0);
 }
 
 /// On the device of the tests; says a line of each kernel.
@@ -249,21 +258,21 @@ fn primitives_give_what_was_recorded() {
     let file = SafeTensors::deserialize(&bytes).expect("a record");
     let mut failures = Vec::new();
     for primitive in primitives() {
-        let kernel = primitive.kernel;
+        let name = &primitive.name;
         if primitive.cards == Cards::Hopper && capability().is_some_and(|card| card != Capability::HOPPER) {
-            println!("{kernel}: not for this card");
+            println!("{name}: not for this card");
             continue;
         }
-        let device = TestDevice::default();
+        let device = TestDevice::default().hopper();
         let wrong = match run(&device, &primitive) {
             Err(e) => Some(e.to_string()),
             Ok(got) => {
                 let outputs = got.iter().zip(compares(&primitive)).enumerate();
-                outputs.filter_map(|(i, (got, compare))| differs(compare, got, &recorded(&file, kernel, i))).next()
+                outputs.filter_map(|(i, (got, compare))| differs(compare, got, &recorded(&file, name, i))).next()
             }
         };
-        println!("{kernel}: {}", wrong.as_deref().unwrap_or("ok"));
-        failures.extend(wrong.map(|wrong| format!("{kernel}: {wrong}")));
+        println!("{name}: {}", wrong.as_deref().unwrap_or("ok"));
+        failures.extend(wrong.map(|wrong| format!("{name}: {wrong}")));
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

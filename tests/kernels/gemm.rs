@@ -1,8 +1,7 @@
 //! gemm_f32.cu and gemm_sm80.cu: accuracy of every precision, slices, groups, and rows that do not depend on their batch.
 
-use crate::device::{capability, gpu};
+use crate::device::gpu;
 use crate::support::*;
-use patchwave::backend::cuda::images::Capability;
 use patchwave::backend::cuda::{Precision, Weight};
 use patchwave::backend::{Backend, Epilogue, HeadRows, View, ViewMut, WeightSlice};
 use std::ops::Range;
@@ -107,13 +106,9 @@ fn products_of_odd_sizes_with_bias_and_slices() {
     }
 }
 
-/// Aligned rows go through copies of 16 bytes, others through copies of 4: the same bits. (On a Hopper GPU aligned rows go
-/// through a kernel of its own: gemm_sm90.rs.)
+/// Aligned rows go through copies of 16 bytes, others through copies of 4: the same bits.
 #[test]
 fn alignment_changes_no_bit() {
-    if capability() == Some(Capability::HOPPER) {
-        return;
-    }
     let (m, k, n) = (37, 84, 50);
     let (x, w) = (random(4, m * k), random(5, k * n));
     for precision in [Precision::Float32, Precision::Bf16x3, Precision::Bfloat16] {

@@ -1,7 +1,6 @@
 //! gemm_sm90.cu: tensor copies, mbarriers and wgmma, emulated. Accuracy of every precision, slices, groups, gates; rows that
 //! depend neither on their batch nor on the width of tiles.
 
-use crate::device;
 use crate::gemm::{allowed, pack, reference, worst};
 use crate::support::*;
 use patchwave::backend::cuda::Precision;
@@ -51,21 +50,8 @@ impl Case {
     }
 }
 
-/// An emulated device, also where the tests run on a GPU.
-fn emulated(device: Emulated, precision: Precision) -> Gpu {
-    Gpu::new(TestDevice::Emulated(device), precision).expect("every kernel is there")
-}
-
-/// The tests' device, of the Hopper generation where it is emulated.
-fn gpu(precision: Precision) -> Gpu {
-    Gpu::new(TestDevice::default().hopper(), precision).expect("every kernel is there")
-}
-
-fn launches_of(gpu: &Gpu, kernel: &str) -> u64 {
-    match gpu.driver() {
-        TestDevice::Emulated(device) => device.launches_of(kernel),
-        TestDevice::Gpu(_) => unreachable!("only the emulator counts"),
-    }
+fn gpu(device: TestDevice, precision: Precision) -> Gpu {
+    Gpu::new(device, precision).expect("every kernel is there")
 }
 
 #[test]
@@ -89,21 +75,21 @@ fn products_of_odd_sizes_with_bias_and_slices() {
 /// What the copy engine cannot read goes through the kernel for every card, and so does everything on another card.
 #[test]
 fn which_kernel_takes_what() {
-    let launched = |device: Emulated, aligned: bool| {
-        let gpu = emulated(device, Precision::Float32);
+    let launched = |device: TestDevice, aligned: bool| {
+        let gpu = gpu(device, Precision::Float32);
         let (m, k, n) = (3, 16, 16);
         let weight = pack(&gpu, k, n, &random(1, n * k));
         let numbers = random(2, m * k);
         let x = if aligned { Askew::aligned(&gpu, &numbers, m, k) } else { Askew::new(&gpu, &numbers, m, k) };
         let mut out = Askew::new(&gpu, &vec![f32::NAN; m * n], m, n);
         gpu.gemm(x.view(), &weight, WeightSlice { k: 0..k, n: 0..n }, Epilogue::none(), out.view_mut());
-        let of = |names: &[&str]| names.iter().map(|name| launches_of(&gpu, name)).sum::<u64>();
+        let of = |names: &[&str]| names.iter().map(|name| gpu.driver().launches_of(name)).sum::<u64>();
         let sm80 = of(&["gemm_sm80_bf16x6", "gemm_sm80_bf16x6_a16"]);
         (of(&["gemm_sm90_bf16x6_64", "gemm_sm90_bf16x6_128"]), sm80)
     };
-    assert_eq!(launched(Emulated::default().hopper(), true), (1, 0));
-    assert_eq!(launched(Emulated::default().hopper(), false), (0, 1));
-    assert_eq!(launched(Emulated::default(), true), (0, 1));
+    assert_eq!(launched(TestDevice::default().hopper(), true), (1, 0));
+    assert_eq!(launched(TestDevice::default().hopper(), false), (0, 1));
+    assert_eq!(launched(TestDevice::default(), true), (0, 1));
 }
 
 /// Several row tiles and column tiles to a block, and several turns of the ring of stages.
@@ -111,9 +97,8 @@ fn which_kernel_takes_what() {
 fn a_block_stays_for_many_tiles() {
     let case = Case::whole(300, 330, 400, true);
     for (precision, tolerance) in ALL {
-        for device in TestDevice::all(vec![Emulated::default().hopper(), hoppers().swap_remove(4)]) {
-            let gpu = Gpu::new(device, precision).expect("every kernel is there");
-            let error = case.error(&case.run(&gpu));
+        for device in TestDevice::all(vec![Emulated::default(), hoppers().swap_remove(4)]) {
+            let error = case.error(&case.run(&gpu(device.hopper(), precision)));
             assert!(error < allowed(precision, tolerance), "{precision:?}: {error:.1e}");
         }
     }
@@ -129,10 +114,10 @@ fn the_width_of_tiles_changes_no_bit() {
     {
         let mut launched = [0; 3];
         let mut run = |n| {
-            let gpu = emulated(Emulated::default().hopper().with_multiprocessors(n), precision);
+            let gpu = gpu(TestDevice::default().hopper().with_multiprocessors(n), precision);
             let result = case.run(&gpu);
             for (count, name) in launched.iter_mut().zip(names(planes)) {
-                *count += launches_of(&gpu, &name);
+                *count += gpu.driver().launches_of(&name);
             }
             result
         };
@@ -148,10 +133,10 @@ fn the_width_of_tiles_changes_no_bit() {
 /// it alone have narrow ones.
 #[test]
 fn rows_of_a_product_that_fills_the_device() {
-    let (m, k, n) = if device::gpu().is_some() { (6000, 512, 4096) } else { (300, 72, 200) };
+    let (m, k, n) = if crate::device::gpu().is_some() { (6000, 512, 4096) } else { (300, 72, 200) };
     let x = random(41, m * k);
     for (precision, _) in ALL {
-        let gpu = gpu(precision);
+        let gpu = gpu(TestDevice::default().hopper(), precision);
         let weight = pack(&gpu, k, n, &random(42, n * k));
         let run = |rows: Range<usize>| {
             let part = Askew::aligned(&gpu, &x[rows.start * k..rows.end * k], rows.len(), k);
@@ -172,7 +157,7 @@ fn a_row_does_not_depend_on_its_batch() {
     let (m, k, n) = (140, 96, 70);
     let (x, w) = (random(6, m * k), random(7, k * n));
     for (precision, _) in ALL {
-        let gpu = gpu(precision);
+        let gpu = gpu(TestDevice::default().hopper(), precision);
         let weight = pack(&gpu, k, n, &w);
         let run = |rows: Range<usize>, cols: Range<usize>| {
             let part = Askew::aligned(&gpu, &x[rows.start * k..rows.end * k], rows.len(), k);
@@ -292,7 +277,7 @@ fn error_table() {
             println!("| {k} | {precision:?} | {:.1e} | {rms:.1e} |", worst(&got, &want));
             worst(&got, &want)
         };
-        let on = |precision| error(gpu(precision), precision);
+        let on = |precision| error(gpu(TestDevice::default().hopper(), precision), precision);
         let plain = on(Precision::Ffma);
         let [planes, x3, x1] = ALL.map(|(precision, _)| on(precision));
         assert!(planes <= plain && plain < 5e-7, "k {k}: {planes:.1e} against {plain:.1e}");

@@ -32,7 +32,7 @@ pub fn everywhere(precision: Precision, f: impl Fn(&Gpu) -> Vec<f32>) -> Vec<f32
     among(devices(), precision, f)
 }
 
-/// The same on these emulated devices.
+/// The same on these devices, or on a GPU of their generation.
 pub fn among(devices: Vec<Emulated>, precision: Precision, f: impl Fn(&Gpu) -> Vec<f32>) -> Vec<f32> {
     let mut first: Option<Vec<f32>> = None;
     for device in TestDevice::all(devices) {

@@ -18,8 +18,10 @@ TEST, SWEEP, BENCH, PEERS, SANITIZED = 300, 600, 900, 1200, 600
 LEAST = 5
 # Test modules that are about the emulator, or about the tests' own helpers: `emulator` plants bugs and runs schedules.
 NOT_ON_DEVICE = ("emulator::", "emulator_sm90::", "support::", "conformance::")
+# Of a kernel that only cards of compute capability 9.0 have.
+HOPPER = "gemm_sm90::"
 # What a rehearsal runs of the others: one test of each kind that is quick on the emulator.
-REHEARSED = ("attention::every_option", "gemm::alignment", "metrics::logits", "patches::", "rows::rope", "the_demo_gives")
+REHEARSED = ("attention::every_option", "gemm::alignment", "gemm_sm90::a_row", "metrics::logits", "patches::", "rows::rope", "the_demo_gives")
 # Under compute-sanitizer with --quick: a test of every kernel.
 SANITIZED_QUICKLY = (
     "attention::every_option",
@@ -28,6 +30,8 @@ SANITIZED_QUICKLY = (
     "epilogue::additions",
     "gemm::alignment",
     "gemm::head_deltas",
+    "gemm_sm90::head_deltas",
+    "gemm_sm90::which",
     "metrics::",
     "patches::",
     "rows::rope",
@@ -43,6 +47,7 @@ MODELS = ("gpt2", "pythia-1.4b", "llama-3-8b")
 class Context:
     def __init__(self, args, bundle, report):
         self.args, self.bundle, self.report = args, bundle, report
+        self.opened = None
         self.patchwave = bundle / "bin/patchwave"
         self.environment = {
             "PATCHWAVE_TEST_DEVICE": args.device,
@@ -53,11 +58,20 @@ class Context:
     def command(self, name, command, limit, **environment):
         return self.report.command(name, command, limit, {**self.environment, **environment})
 
+    def device(self):
+        """What the device says that it is, or None where it does not open; and how that went."""
+        if self.opened is None:
+            self.opened = self.test("kernels", "conformance::the_device_opens", "device")
+        said = re.search(r"device: (.*)$", self.opened.said, re.M)
+        return said[1] if self.opened.ok and said else None
+
     def tests(self, binary):
         """Names of a binary's tests that are for the device."""
         done = self.command(f"{binary}-list", [self.bundle / "bin" / binary, "--list", "--format", "terse"], TEST)
         names = [line[: -len(": test")] for line in done.said.splitlines() if line.endswith(": test")]
         names = [name for name in names if not name.startswith(NOT_ON_DEVICE)]
+        if not (self.device() or "").endswith("capability 9.0"):
+            names = [name for name in names if not name.startswith(HOPPER)]
         if self.args.rehearse:
             names = [name for name in names if name.startswith(REHEARSED)]
         if not names:
@@ -107,6 +121,12 @@ def machine(context):
         facts.append((f"sha256 of {name}.cu with gpu.cuh", hashed))
 
 
+def device(context):
+    """Whether it opens at all, with the kernels for it."""
+    said = context.device()
+    context.report.row("the device opens", PASS if said else FAIL, said or context.opened.why())
+
+
 def conformance(context):
     """The primitives of gpu.cuh against what the emulator made of them."""
     check = "primitives of gpu.cuh as recorded"
@@ -116,7 +136,7 @@ def conformance(context):
         return
     name = "conformance::primitives_give_what_was_recorded"
     done = context.test("kernels", name, "conformance", PATCHWAVE_CONFORMANCE=str(folder))
-    said = re.findall(r"\b(conformance_\w+: .*)$", done.said, re.M)
+    said = re.findall(r"\b(conformance_[\w-]+: .*)$", done.said, re.M)
     wrong = [line for line in said if not line.endswith((": ok", ": not for this card"))]
     good = sum(line.endswith(": ok") for line in said)
     if done.ok and good and not wrong:
@@ -240,8 +260,6 @@ def sweep_of(context, name, about, cases):
             figure += f"noise floor {noise:.1e}, "
             figure += f"{about_run['seconds']:.3f} s (CPU {cpu_seconds:.3f} s)"
             report.row(check, PASS if max(share, noise / size) <= METRIC_ERROR[dtype] else FAIL, figure)
-            if not any(name == "device" for name, _ in report.facts):
-                report.facts.append(("device", about_run["device"]))
         dtype = precisions[0]
         again = sweep(f"{base}-{dtype}-again", device, dtype, options, 0)
         files = [folder / run / "effects.safetensors" for run in (f"{base}-{dtype}", f"{base}-{dtype}-again")]
@@ -320,6 +338,7 @@ def peers(context):
 
 STEPS = [
     ("machine", machine),
+    ("device", device),
     ("conformance", conformance),
     ("tests", kernel_tests),
     ("sweeps", sweeps),
