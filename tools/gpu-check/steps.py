@@ -21,7 +21,15 @@ NOT_ON_DEVICE = ("emulator::", "emulator_sm90::", "support::", "conformance::")
 # Of a kernel that only cards of compute capability 9.0 have.
 HOPPER = "gemm_sm90::"
 # What a rehearsal runs of the others: one test of each kind that is quick on the emulator.
-REHEARSED = ("attention::every_option", "gemm::alignment", "gemm_sm90::a_row", "metrics::logits", "patches::", "rows::rope", "the_demo_gives")
+REHEARSED = (
+    "attention::every_option",
+    "gemm::alignment",
+    "gemm_sm90::a_row",
+    "metrics::logits",
+    "patches::",
+    "rows::rope",
+    "the_demo_gives",
+)
 # Under compute-sanitizer with --quick: a test of every kernel.
 SANITIZED_QUICKLY = (
     "attention::every_option",
@@ -287,36 +295,66 @@ def sweeps(context):
         context.report.row("sweep of a real model", NOT_RUN, "no --model")
 
 
-def figure_of(done):
-    lines = [line.strip() for line in done.said.splitlines() if line.strip()]
-    return f"{done.seconds:.0f} s; {lines[-1] if lines else 'nothing said'}"[:200]
+def rate(flops):
+    """FLOP/s for a table."""
+    unit, name = next(((u, n) for u, n in ((1e12, "TFLOP/s"), (1e9, "GFLOP/s")) if flops >= u), (1e6, "MFLOP/s"))
+    return f"{flops / unit:.3g} {name}"
+
+
+def figure_of_kernels(report):
+    """Of each precision the fastest product, as a share of the ceiling and of cuBLAS."""
+    parts = []
+    for ceiling in report["ceilings"]["products"]:
+        precision = ceiling["precision"]
+        products = [k for k in report["kernels"] if k["op"] == "gemm" and k["precision"] == precision]
+        best = max(products, key=lambda k: k["flops_per_second"], default=None)
+        if best is None:
+            continue
+        speed = best["flops_per_second"]
+        part = f"{precision} {rate(speed)}, {100 * speed / ceiling['flops']:.0f} % of the"
+        part += f" large product, error {best['error']['max']:.1e}" if best["error"] else " large product"
+        if best["rival"]:
+            part += f", {best['rival']['of_rival']:.2f} of cuBLAS's speed with {best['rival']['error']['max']:.1e}"
+        parts.append(part)
+    return "; ".join(parts)
+
+
+def figure_of_sweep(report):
+    small = sum(o["of_time"] for o in report["breakdown"] if not o["operation"].startswith(("gemm", "head_delta")))
+    figure = f"{1e3 * report['seconds']:.1f} ms for {report['heads']} heads of {report['layers']} layers and "
+    figure += f"{report['pairs']} pairs, products at {100 * report['share']:.0f} % of the ceiling over all of it, "
+    figure += f"{100 * small:.0f} % of the time in no product"
+    if report["host_seconds"] is not None:
+        figure += f", host {1e3 * report['host_seconds']:.1f} ms"
+    return figure + (", bound by launches" if report["launch_bound"] else "")
 
 
 def bench(context):
-    """`patchwave bench`: throughput of the kernels and of a wave."""
-    report, device = context.report, context.args.device
+    """`patchwave bench`: throughput of the kernels and of whole sweeps. (docs/performance.md has the goals.)"""
+    report, args = context.report, context.args
     folder = report.folder / "bench"
-    asked = context.command("bench-help", [context.patchwave, "bench", "kernels", "--help"], TEST)
-    if not asked.ok:
-        report.row("bench", NOT_RUN, "this patchwave has no bench")
-        return
-    missing = [option for option in ("--like", "--device", "--json", "--output") if option not in asked.said]
-    if missing or context.args.emulated:
-        # An emulator's throughput is no figure; that the options are there is what a rehearsal can show.
-        figure = f"no {', '.join(missing)}" if missing else "has the options; not run on the emulator"
-        report.row("bench", FAIL if missing else NOT_RUN, figure)
-        return
     folder.mkdir(exist_ok=True)
-    for like in MODELS[:1] if context.args.quick else MODELS:
-        for what in ("kernels", "sweep"):
-            at = folder / f"{what}-{like}"
-            command = [context.patchwave, "bench", what, "--like", like, "--device", device, "--json", f"{at}.json"]
-            if what == "kernels":
-                command += ["--output", f"{at}.svg"]
-            done = context.command(f"bench-{what}-{like}", command, BENCH)
-            written = Path(f"{at}.json").exists()
-            result = PASS if done.ok and written else FAIL
-            report.row(f"bench {what} --like {like}", result, figure_of(done) if result == PASS else done.why())
+
+    def measure(name, what, options, figure):
+        at = folder / name
+        command = [context.patchwave, "bench", what, *options, "--device", args.device, "--json", f"{at}.json"]
+        command += ["--output", f"{at}.svg"] if what == "kernels" else []
+        done = context.command(f"bench-{name}", command, BENCH)
+        if done.ok:
+            report.row(f"bench {what} {' '.join(options[:2])}", PASS, figure(json.loads(Path(f"{at}.json").read_text())))
+        else:
+            report.row(f"bench {what} {' '.join(options[:2])}", FAIL, done.why())
+
+    if args.emulated:
+        # An emulator's throughput is no figure; that the commands work is what a rehearsal can show.
+        options, figure = ["--shape", "16,64,64", "--time", "0.01"], "ran; an emulator's speed says nothing"
+        measure("kernels", "kernels", options, lambda _: figure)
+        return
+    # At 4,096 rows and more; and the goal's sweep is 32 pairs of 15 tokens, the default.
+    measure("product", "kernels", ["--shape", "8192,4096,4096"], figure_of_kernels)
+    for like in MODELS[:1] if args.quick else MODELS:
+        measure(f"kernels-{like}", "kernels", ["--like", like], figure_of_kernels)
+        measure(f"sweep-{like}", "sweep", ["--like", like], figure_of_sweep)
 
 
 def peers(context):
