@@ -94,14 +94,6 @@ impl Benched for Cpu {
 
 const PRECISIONS: &[&str] = &["float32", "bf16x3", "bfloat16"];
 
-fn set_precision<D: Driver>(cuda: &mut Cuda<D>, precision: &str) {
-    cuda.set_precision(match precision {
-        "bf16x3" => Precision::Bf16x3,
-        "bfloat16" => Precision::Bfloat16,
-        _ => Precision::Float32,
-    });
-}
-
 /// Planes of two bytes each; `ffma` keeps float32.
 fn weight_bytes(precision: Precision) -> f64 {
     match precision {
@@ -111,41 +103,48 @@ fn weight_bytes(precision: Precision) -> f64 {
     }
 }
 
-impl Benched for Cuda<Nvidia> {
-    fn precisions(&self) -> &'static [&'static str] {
-        PRECISIONS
-    }
+/// What cards that run the kernels differ in.
+trait Card: Driver + Sized {
+    const ASYNCHRONOUS: bool;
+    const YARDSTICK: Yardstick;
 
-    fn set_precision(&mut self, precision: &str) {
-        set_precision(self, precision);
-    }
+    fn rival(&self) -> Option<Result<Box<dyn Rival + '_>, String>>;
+}
 
-    fn weight_bytes(&self) -> f64 {
-        weight_bytes(self.precision())
-    }
-
-    fn is_asynchronous(&self) -> bool {
-        true
-    }
-
-    fn yardstick(&self) -> Yardstick {
-        Yardstick { product: 8192, copy_bytes: 1 << 30, sample: Duration::from_millis(5) }
-    }
+impl Card for Nvidia {
+    const ASYNCHRONOUS: bool = true;
+    const YARDSTICK: Yardstick = Yardstick { product: 8192, copy_bytes: 1 << 30, sample: Duration::from_millis(5) };
 
     fn rival(&self) -> Option<Result<Box<dyn Rival + '_>, String>> {
-        let open = || -> Result<Box<dyn Rival + '_>, String> { Ok(Box::new(Lt(CublasLt::open(self.driver())?))) };
-        Some(open())
+        Some(CublasLt::open(self).map(|library| Box::new(Lt(library)) as Box<dyn Rival + '_>))
     }
 }
 
 #[cfg(feature = "emulator")]
-impl Benched for Cuda<crate::backend::cuda::emulated::Emulated> {
+impl Card for crate::backend::cuda::emulated::Emulated {
+    const ASYNCHRONOUS: bool = false;
+    /// An emulator's time says nothing of a device's; it only has to run.
+    const YARDSTICK: Yardstick = Yardstick { product: 64, copy_bytes: 1 << 18, sample: Duration::from_micros(100) };
+
+    fn rival(&self) -> Option<Result<Box<dyn Rival + '_>, String>> {
+        None
+    }
+}
+
+impl<D: Card> Benched for Cuda<D> {
     fn precisions(&self) -> &'static [&'static str] {
         PRECISIONS
     }
 
     fn set_precision(&mut self, precision: &str) {
-        set_precision(self, precision);
+        Cuda::set_precision(
+            self,
+            match precision {
+                "bf16x3" => Precision::Bf16x3,
+                "bfloat16" => Precision::Bfloat16,
+                _ => Precision::Float32,
+            },
+        );
     }
 
     fn weight_bytes(&self) -> f64 {
@@ -153,16 +152,15 @@ impl Benched for Cuda<crate::backend::cuda::emulated::Emulated> {
     }
 
     fn is_asynchronous(&self) -> bool {
-        false
+        D::ASYNCHRONOUS
     }
 
-    /// An emulator's time says nothing of a device's; it only has to run.
     fn yardstick(&self) -> Yardstick {
-        Yardstick { product: 64, copy_bytes: 1 << 18, sample: Duration::from_micros(100) }
+        D::YARDSTICK
     }
 
     fn rival(&self) -> Option<Result<Box<dyn Rival + '_>, String>> {
-        None
+        self.driver().rival()
     }
 }
 

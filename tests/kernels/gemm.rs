@@ -2,6 +2,7 @@
 
 use crate::device::gpu;
 use crate::support::*;
+use patchwave::backend::cuda::emulated::Emulated;
 use patchwave::backend::cuda::{Precision, Weight};
 use patchwave::backend::{Backend, Epilogue, HeadRows, View, ViewMut, WeightSlice};
 use std::ops::Range;
@@ -137,20 +138,41 @@ fn a_row_does_not_depend_on_its_batch() {
             let slice = WeightSlice { k: 0..k, n: cols };
             gemm(&gpu, &x[rows.start * k..rows.end * k], rows.len(), &w, k, &[n], slice, None)
         };
-        let whole = run(0..m, 0..n);
-        for rows in [0..1, 63..66, 127..130, 5..100] {
-            for cols in [0..n, 3..4, 9..60, 64..70] {
-                let want: Vec<f32> =
-                    rows.clone().flat_map(|r| cols.clone().map(move |c| r * n + c)).map(|i| whole[i]).collect();
-                assert_eq!(run(rows.clone(), cols.clone()), want, "{precision:?} rows {rows:?} columns {cols:?}");
-            }
+        parts_have_the_bits_of_the_whole(precision, (m, n), run);
+    }
+}
+
+/// `run` is a product's rows and columns.
+pub fn parts_have_the_bits_of_the_whole(
+    precision: Precision,
+    (m, n): (usize, usize),
+    run: impl Fn(Range<usize>, Range<usize>) -> Vec<f32>,
+) {
+    let whole = run(0..m, 0..n);
+    for rows in [0..1, 63..66, 127..130, 5..100] {
+        for cols in [0..n, 3..4, 9..60, 64..70] {
+            let want: Vec<f32> =
+                rows.clone().flat_map(|r| cols.clone().map(move |c| r * n + c)).map(|i| whole[i]).collect();
+            assert_eq!(run(rows.clone(), cols.clone()), want, "{precision:?} rows {rows:?} columns {cols:?}");
         }
     }
 }
 
 #[test]
 fn head_deltas_use_each_groups_own_slice_of_w_o() {
-    let (heads, d_v, d_model, n) = (5, 7, 33, 150);
+    for (precision, tolerance) in ALL {
+        head_deltas(devices, (precision, tolerance), 7, Askew::new);
+    }
+}
+
+/// Heads of width `d_v`, their deltas laid out by `lay_out`.
+pub fn head_deltas(
+    devices: fn() -> Vec<Emulated>,
+    (precision, tolerance): (Precision, f64),
+    d_v: usize,
+    lay_out: fn(&Gpu, &[f32], usize, usize) -> Askew,
+) {
+    let (heads, d_model, n) = (5, 33, 150);
     let w = random(8, heads * d_v * d_model);
     let delta = random(9, n * d_v);
     let groups = [
@@ -159,25 +181,22 @@ fn head_deltas_use_each_groups_own_slice_of_w_o() {
         HeadRows { rows: 3..140, k: d_v },
         HeadRows { rows: 140..150, k: 4 * d_v },
     ];
-    for (precision, tolerance) in ALL {
-        let got = everywhere(precision, |gpu| {
-            let w_o = pack(gpu, heads * d_v, d_model, &w);
-            let delta = Askew::new(gpu, &delta, n, d_v);
-            let mut out = Askew::new(gpu, &vec![f32::NAN; n * d_model], n, d_model);
-            gpu.head_delta(delta.view(), &groups, &w_o, out.view_mut());
-            out.read(gpu)
-        });
-        let mut want = (Vec::new(), Vec::new());
-        for g in &groups {
-            let slice = WeightSlice { k: g.k..g.k + d_v, n: 0..d_model };
-            let x = &delta[g.rows.start * d_v..];
-            let part = reference(x, g.rows.len(), &w, heads * d_v, &slice, None);
-            want.0.extend(part.0);
-            want.1.extend(part.1);
-        }
-        let error = worst(&got, &want);
-        assert!(error < allowed(precision, tolerance), "{precision:?}: {error:.1e}");
+    let got = among(devices(), precision, |gpu| {
+        let w_o = pack(gpu, heads * d_v, d_model, &w);
+        let delta = lay_out(gpu, &delta, n, d_v);
+        let mut out = Askew::new(gpu, &vec![f32::NAN; n * d_model], n, d_model);
+        gpu.head_delta(delta.view(), &groups, &w_o, out.view_mut());
+        out.read(gpu)
+    });
+    let mut want = (Vec::new(), Vec::new());
+    for g in &groups {
+        let slice = WeightSlice { k: g.k..g.k + d_v, n: 0..d_model };
+        let part = reference(&delta[g.rows.start * d_v..], g.rows.len(), &w, heads * d_v, &slice, None);
+        want.0.extend(part.0);
+        want.1.extend(part.1);
     }
+    let error = worst(&got, &want);
+    assert!(error < allowed(precision, tolerance), "{precision:?}: {error:.1e}");
 }
 
 /// Long sums and badly scaled rows: `Float32` on tensor cores is no worse than float32 arithmetic. Prints the table of

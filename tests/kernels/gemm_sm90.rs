@@ -1,11 +1,11 @@
 //! gemm_sm90.cu: tensor copies, mbarriers and wgmma, emulated. Accuracy of every precision, slices, groups, gates; rows that
 //! depend neither on their batch nor on the width of tiles.
 
-use crate::gemm::{allowed, pack, reference, worst};
+use crate::gemm::{allowed, head_deltas, pack, parts_have_the_bits_of_the_whole, reference, worst};
 use crate::support::*;
 use patchwave::backend::cuda::Precision;
 use patchwave::backend::cuda::emulated::Emulated;
-use patchwave::backend::{Backend, Epilogue, HeadRows, Then, View, WeightSlice};
+use patchwave::backend::{Backend, Epilogue, Then, View, WeightSlice};
 use patchwave::model::spec::Act;
 use std::ops::Range;
 
@@ -165,45 +165,14 @@ fn a_row_does_not_depend_on_its_batch() {
             gpu.gemm(part.view(), &weight, WeightSlice { k: 0..k, n: cols }, Epilogue::none(), out.view_mut());
             out.read(&gpu)
         };
-        let whole = run(0..m, 0..n);
-        for rows in [0..1, 63..66, 127..130, 5..100] {
-            for cols in [0..n, 3..4, 9..60, 64..70] {
-                let want: Vec<f32> =
-                    rows.clone().flat_map(|r| cols.clone().map(move |c| r * n + c)).map(|i| whole[i]).collect();
-                assert_eq!(run(rows.clone(), cols.clone()), want, "{precision:?} rows {rows:?} columns {cols:?}");
-            }
-        }
+        parts_have_the_bits_of_the_whole(precision, (m, n), run);
     }
 }
 
 #[test]
 fn head_deltas_use_each_groups_own_slice_of_w_o() {
-    let (heads, d_v, d_model, n) = (5, 8, 33, 150);
-    let w = random(8, heads * d_v * d_model);
-    let delta = random(9, n * d_v);
-    let groups = [
-        HeadRows { rows: 0..2, k: 3 * d_v },
-        HeadRows { rows: 2..3, k: 0 },
-        HeadRows { rows: 3..140, k: d_v },
-        HeadRows { rows: 140..150, k: 4 * d_v },
-    ];
     for (precision, tolerance) in ALL {
-        let got = among(hoppers(), precision, |gpu| {
-            let w_o = pack(gpu, heads * d_v, d_model, &w);
-            let delta = Askew::aligned(gpu, &delta, n, d_v);
-            let mut out = Askew::new(gpu, &vec![f32::NAN; n * d_model], n, d_model);
-            gpu.head_delta(delta.view(), &groups, &w_o, out.view_mut());
-            out.read(gpu)
-        });
-        let mut want = (Vec::new(), Vec::new());
-        for g in &groups {
-            let slice = WeightSlice { k: g.k..g.k + d_v, n: 0..d_model };
-            let part = reference(&delta[g.rows.start * d_v..], g.rows.len(), &w, heads * d_v, &slice, None);
-            want.0.extend(part.0);
-            want.1.extend(part.1);
-        }
-        let error = worst(&got, &want);
-        assert!(error < allowed(precision, tolerance), "{precision:?}: {error:.1e}");
+        head_deltas(hoppers, (precision, tolerance), 8, Askew::aligned);
     }
 }
 
