@@ -40,7 +40,7 @@ fn tensor_copies_swizzle_and_put_zeros_outside() {
                     let inside = (0..height as i64).contains(&r) && (0..width as i64).contains(&c);
                     let want = if inside { numbers[r as usize * stride + c as usize] } else { 0 };
                     // Pieces of 16 bytes change places by the row's number modulo 8.
-                    let at = row * 64 + (col / 8 ^ row % 8) * 8 + col % 8;
+                    let at = row * 64 + ((col / 8) ^ (row % 8)) * 8 + col % 8;
                     assert_eq!(got[at], want, "row {row} column {col} of the box at ({x}, {y}), {device:?}");
                 }
             }
