@@ -1,6 +1,7 @@
 //! The library's one error type: what went wrong, and which exit code the command line gives it.
 
 use crate::backend::BackendError;
+use crate::bench::BenchError;
 use crate::capture::CaptureError;
 use crate::export::ExportError;
 use crate::model::ModelError;
@@ -31,6 +32,8 @@ pub enum Error {
     Intervention(#[from] InterventionError),
     #[error(transparent)]
     Node(#[from] NodeError),
+    #[error(transparent)]
+    Bench(#[from] BenchError),
     /// Options that contradict each other or the model.
     #[error("{0}")]
     Usage(String),
@@ -45,6 +48,7 @@ impl Error {
             Error::Export(e) => e.exit_code(),
             Error::Capture(e) => e.exit_code(),
             Error::Probe(e) => e.exit_code(),
+            Error::Bench(e) => e.exit_code(),
             Error::Sweep(SweepError::MeanOfMatrices | SweepError::Intervention(_)) | Error::Usage(_) => 2,
             Error::Intervention(_) | Error::Node(_) => 2,
             Error::Sweep(SweepError::Backend(BackendError::Model(e))) => e.exit_code(),

@@ -16,6 +16,7 @@
 //! sweep     sites, cells, plan, the wave, the reference path, metrics, effects
 //! capture   beside it: activations of whole runs to files, batch by batch
 //! probe     on captures: what can be read from an activation, and in which direction
+//! bench     over all of these: operations and whole waves against what the device can do
 //!    │
 //!    ▼
 //! export    run folders, heat maps (SVG, PNG, HTML), tables
@@ -69,6 +70,7 @@
 //! ```
 
 pub mod backend;
+pub mod bench;
 pub mod capture;
 pub mod cli;
 pub mod demo;

@@ -47,6 +47,29 @@ fn no_engine_backend_sweep_or_kernel_names_a_family() {
     }
 }
 
+/// The picture of `src/lib.rs` from top to bottom: nobody imports what stands below. `bench` is above the command line
+/// alone, and knows shapes of published models by their configs in one file.
+#[test]
+fn benchmarks_stand_on_everything_and_nothing_but_the_command_line_on_them() {
+    for folder in ["backend", "model", "prompts", "engine", "sweep", "capture", "probe", "export"] {
+        for (path, text) in sources(&format!("src/{folder}")) {
+            for (i, line) in text.lines().enumerate() {
+                assert!(!code(line).contains("crate::bench"), "{}:{}", path.display(), i + 1);
+            }
+        }
+    }
+    let families: Vec<&str> = patchwave::model::model_types().collect();
+    for (path, text) in sources("src/bench") {
+        for (i, line) in text.lines().enumerate() {
+            let above = ["crate::cli", "crate::export"].iter().any(|m| code(line).contains(m));
+            assert!(!above, "{}:{}: it imports what stands below", path.display(), i + 1);
+            let in_tests = text.lines().take(i).any(|l| l.contains("#[cfg(test)]"));
+            let named = words(code(line)).any(|w| families.contains(&w));
+            assert!(!named || in_tests || path.ends_with("like.rs"), "{}:{}: {line}", path.display(), i + 1);
+        }
+    }
+}
+
 #[test]
 fn a_family_is_sixty_lines_at_most() {
     let families: Vec<_> =

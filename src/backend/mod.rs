@@ -348,6 +348,12 @@ pub trait Backend: Send + Sync {
         Ok(())
     }
 
+    /// Waits until everything issued has run: for whoever looks at a clock.
+    ///
+    /// # Errors
+    /// As [`Backend::check`].
+    fn synchronize(&self) -> Result<(), BackendError>;
+
     /// Makes room for buffers of `bytes` altogether beside those there are, so that they can be had without asking the
     /// device. For devices that are slow to give memory; others do nothing.
     fn reserve(&self, _bytes: usize) -> Result<(), BackendError> {

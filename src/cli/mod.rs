@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Each parses, calls the library, and prints.
 
 mod args;
+mod bench;
 mod capture;
 mod device;
 mod diff;
@@ -33,6 +34,7 @@ Examples:
   patchwave capture --model M --prompts P --sites logits,resid_post,z --output acts.safetensors
   patchwave probe --model M --prompts P --sites resid_post --label FIELD
   patchwave inspect --model M                         what can be patched, with shapes
+  patchwave bench --like gpt2                         how fast each operation is, of what the device can do
   patchwave task ioi --model M > pairs.jsonl          prompt pairs for its tokenizer; or: sweep --model M --task ioi
 
 M is a folder in Hugging Face layout, a .gguf file, or the id of a model on the Hugging Face hub (gpt2,
@@ -65,6 +67,8 @@ enum Command {
     Probe(Box<probe::Args>),
     /// Show what a model is made of, its patch points with shapes, and the memory that a sweep takes
     Inspect(inspect::Args),
+    /// Time the operations of a sweep, or a whole one on random weights, against what the device can do
+    Bench(Box<bench::Args>),
     /// List the model types that can be opened, in which formats, and how each was checked
     Models(models::Args),
     /// Make prompt pairs for a model's tokenizer: ioi, greater_than … as JSONL; without NAME, list the tasks
@@ -98,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => capture::run(*args),
         Command::Probe(args) => probe::run(*args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Bench(args) => bench::run(*args),
         Command::Models(args) => models::run(args),
         Command::Task(args) => task::run(args),
     });

@@ -12,6 +12,7 @@ mod font;
 pub mod heatmap;
 pub mod journal;
 pub mod node;
+pub mod roofline;
 pub mod run;
 pub mod table;
 
@@ -19,5 +20,6 @@ pub use diff::{Diff, compare};
 pub use error::ExportError;
 pub use heatmap::{Format, Heatmap, Options, ScaleBy, Style};
 pub use node::node_name;
+pub use roofline::Roofline;
 pub use run::{Axis, Direction, RunResult, SiteEffects, Written};
 pub use table::top_cells;

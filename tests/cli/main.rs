@@ -5,6 +5,7 @@ mod bad_checkpoints;
 mod bad_configs;
 mod bad_options;
 mod bad_prompts;
+mod bench;
 mod capture;
 mod not_finite;
 mod patch;

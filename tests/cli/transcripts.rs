@@ -97,6 +97,7 @@ fn help_teaches() {
         ("models.txt", "models"),
         ("help-capture.txt", "capture --help"),
         ("help-probe.txt", "probe --help"),
+        ("help-bench.txt", "bench --help"),
     ] {
         golden(name, &scene.run(args).ok().out);
     }

@@ -4,6 +4,7 @@ mod differences;
 mod files;
 mod hostile_folders;
 mod pictures;
+mod roofline;
 mod table;
 
 use std::fs;

@@ -129,6 +129,28 @@ fn the_width_of_tiles_changes_no_bit() {
     }
 }
 
+/// The same without a say in the number of multiprocessors: a product that fills the device has wide tiles, some rows of
+/// it alone have narrow ones.
+#[test]
+fn rows_of_a_product_that_fills_the_device() {
+    let (m, k, n) = if crate::device::gpu().is_some() { (6000, 512, 4096) } else { (300, 72, 200) };
+    let x = random(41, m * k);
+    for (precision, _) in ALL {
+        let gpu = gpu(TestDevice::default().hopper(), precision);
+        let weight = pack(&gpu, k, n, &random(42, n * k));
+        let run = |rows: Range<usize>| {
+            let part = Askew::aligned(&gpu, &x[rows.start * k..rows.end * k], rows.len(), k);
+            let mut out = Askew::new(&gpu, &vec![f32::NAN; rows.len() * n], rows.len(), n);
+            gpu.gemm(part.view(), &weight, WeightSlice { k: 0..k, n: 0..n }, Epilogue::none(), out.view_mut());
+            out.read(&gpu)
+        };
+        let whole = run(0..m);
+        for rows in [0..1, 100..164, m - 130..m] {
+            assert!(run(rows.clone()) == whole[rows.start * n..rows.end * n], "{precision:?} rows {rows:?}");
+        }
+    }
+}
+
 /// A row alone, a row in a batch, some columns: the same bits.
 #[test]
 fn a_row_does_not_depend_on_its_batch() {

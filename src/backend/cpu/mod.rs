@@ -30,6 +30,11 @@ impl Backend for Cpu {
         format!("cpu, {} threads, {}", rayon::current_num_threads(), instruction_set())
     }
 
+    /// Operations have run when they return.
+    fn synchronize(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     fn zeros(&self, len: usize) -> Result<Vec<f32>, BackendError> {
         reserve(len)
     }

@@ -44,6 +44,15 @@ impl<D: Driver> Cuda<D> {
         self.stream.driver()
     }
 
+    /// How weights that are packed from now on are multiplied; those there are keep their precision.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn done(&self, result: Result<(), DriverError>) {
         self.stream.keep(result, || ());
     }
@@ -63,6 +72,11 @@ impl<D: Driver> Backend for Cuda<D> {
 
     fn check(&self) -> Result<(), BackendError> {
         Ok(self.stream.take_failure()?)
+    }
+
+    fn synchronize(&self) -> Result<(), BackendError> {
+        self.check()?;
+        Ok(self.driver().synchronize()?)
     }
 
     fn reserve(&self, bytes: usize) -> Result<(), BackendError> {

@@ -270,13 +270,19 @@ fn library_names() -> impl Iterator<Item = &'static str> {
 
 /// Where an NVRTC may be, the likeliest to suit first.
 fn candidates(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    libraries(variable, "cuda_nvrtc", &library_names().collect::<Vec<_>>())
+}
+
+/// Where a library of CUDA's may be: the wheel `wheel` of the active Python environment, that environment, a toolkit, or by
+/// its bare name wherever the system looks.
+pub(super) fn libraries(variable: &dyn Fn(&str) -> Option<OsString>, wheel: &str, names: &[&str]) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for environment in ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable).map(PathBuf::from) {
         // lib/python3.N/site-packages
         let pythons = fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
         for python in pythons.map(|e| e.path()).filter(|p| p.join("site-packages").is_dir()) {
             let wheels = python.join("site-packages/nvidia");
-            folders.extend([wheels.join("cu13/lib"), wheels.join("cuda_nvrtc/lib")]);
+            folders.extend([wheels.join("cu13/lib"), wheels.join(wheel).join("lib")]);
         }
         folders.push(environment.join("lib"));
     }
@@ -284,8 +290,8 @@ fn candidates(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     for home in homes.chain([PathBuf::from("/usr/local/cuda")]) {
         folders.extend([home.join("lib64"), home.join("lib")]);
     }
-    let files = folders.iter().flat_map(|f| library_names().map(move |n| f.join(n))).filter(|p| p.is_file());
-    files.chain(library_names().map(PathBuf::from)).collect()
+    let files = folders.iter().flat_map(|f| names.iter().map(move |n| f.join(n))).filter(|p| p.is_file());
+    files.chain(names.iter().map(PathBuf::from)).collect()
 }
 
 /// `$XDG_CACHE_HOME/patchwave/kernels` or `~/.cache/patchwave/kernels`.

@@ -4,6 +4,7 @@
 //! Emulated, not yet run on hardware: in tests these calls reach a stand-in for libcuda, or none.
 
 mod api;
+pub mod cublas;
 pub mod probe;
 mod staging;
 
