@@ -24,6 +24,8 @@ class Done:
         """Why it failed, in a few words."""
         if self.code is None:
             return f"ended after {self.limit:.0f} s"
+        if self.code < 0:
+            return f"ended by signal {-self.code}"
         lines = [line.strip() for line in self.said.splitlines() if line.strip()]
         # What a Rust test panics with is in the line behind the place.
         telling = [after for line, after in zip(lines, lines[1:]) if "panicked at" in line][:1]
