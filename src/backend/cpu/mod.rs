@@ -27,7 +27,8 @@ impl Backend for Cpu {
     type Weight = Weight;
 
     fn device(&self) -> String {
-        format!("cpu, {} threads, {}", rayon::current_num_threads(), instruction_set())
+        let n = rayon::current_num_threads();
+        format!("cpu, {n} thread{}, {}", if n == 1 { "" } else { "s" }, instruction_set())
     }
 
     /// Operations have run when they return.
