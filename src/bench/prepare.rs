@@ -154,8 +154,8 @@ pub fn prepare<'b, B: Backend>(backend: &'b B, case: &Case) -> Result<Box<dyn Fn
         Kind::Kl { rows, clean, d, d_vocab } => {
             let (h, table) = (matrix(backend, rows, d, X)?, matrix(backend, d_vocab, d, W)?);
             let reference = matrix(backend, clean, d, 3)?;
-            // As in a wave, where the rows of one pair follow each other.
-            let rows_of: Vec<u32> = (0..rows).map(|i| (i * clean / rows) as u32).collect();
+            // As in a wave, where pairs alternate from row to row.
+            let rows_of: Vec<u32> = (0..rows).map(|i| (i % clean) as u32).collect();
             Box::new(move || {
                 let (h, reference) = (View::packed(&h, rows, d), View::packed(&reference, clean, d));
                 backend.kl(h, reference, &rows_of, &unembedding(&table, d_vocab));
