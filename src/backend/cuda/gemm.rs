@@ -2,7 +2,7 @@
 //!
 //! On a card one kernel file serves a precision, so that the bits of a row never depend on how the wave was cut.
 
-use super::driver::{Arguments, DevicePtr, Driver, DriverError};
+use super::driver::{Arguments, DevicePtr, Driver, DriverError, TensorMap};
 use super::gemm_sm90::{self, Groups, Rows};
 use super::launch::{Stream, at, at_mut};
 use super::memory::Device;
@@ -38,12 +38,14 @@ impl Precision {
 /// A weight `[k, n]` on the device.
 pub struct Weight<D: Driver> {
     /// `[n, k]` float32, or planes `[planes, k, cols]` of bfloat16.
-    pub(super) buf: Device<D>,
+    buf: Device<D>,
     pub(super) precision: Precision,
     pub(super) k: usize,
     pub(super) n: usize,
     /// n rounded up to 8 where there are planes.
-    pub(super) cols: usize,
+    cols: usize,
+    /// Of its planes, on Hopper.
+    pub(super) map: Option<TensorMap>,
 }
 
 /// As `RowTile` of `gpu.cuh`.
@@ -143,7 +145,9 @@ impl<D: Driver> Stream<D> {
             }
             first += n_out;
         }
-        Ok(Weight { buf, precision, k, n, cols })
+        let on_hopper = self.hopper.is_some() && size > 0 && planes > 0;
+        let map = on_hopper.then(|| gemm_sm90::weight_map(self.driver(), buf.ptr(), (planes, k, cols))).transpose()?;
+        Ok(Weight { buf, precision, k, n, cols, map })
     }
 
     /// See [`crate::backend::Backend::gemm`]. With `groups`, the weight's input dimensions differ from group to group:
@@ -161,8 +165,7 @@ impl<D: Driver> Stream<D> {
         assert!(slice.k.end <= w.k && slice.n.end <= w.n && bias.is_none_or(|b| b.cols == slice.n.len()));
         assert!(x.cols == slice.k.len() && out.cols == slice.n.len() && x.rows == out.rows);
         let rows = Rows { at: at(x), rows: x.rows, stride: x.stride };
-        let mapped = w.precision != Precision::Ffma && x.cols > 0 && rows.can_be_mapped();
-        let hopper = self.hopper.as_ref().filter(|_| mapped);
+        let hopper = self.hopper.as_ref().zip(w.map).filter(|_| x.cols > 0 && rows.can_be_mapped());
         let mut finish = Finish { bias: bias.map_or(DevicePtr::NULL, at), ..Finish::WRITE };
         match then {
             Then::Write => {}
@@ -201,11 +204,11 @@ impl<D: Driver> Stream<D> {
         let tiles = tiles.map(|t| self.list(&t)).transpose()?;
         let row_tiles = tiles.as_ref().map_or(DevicePtr::NULL, Device::ptr);
         let (from, to) = (rows.at, at_mut(&out));
-        if let Some(kernels) = hopper {
+        if let Some(on_hopper) = hopper {
             let groups = tiles.as_ref().map(|_| Groups { tiles: row_tiles, n_tiles: blocks });
             let out = (to, out.stride, out.cols);
             // SAFETY: the views, the slice and the groups lie inside their buffers (asserted above and in `at`).
-            return unsafe { self.gemm_sm90(kernels, rows, w, &slice, groups, finish, out) };
+            return unsafe { self.gemm_sm90(on_hopper, rows, w, &slice, groups, finish, out) };
         }
         let arguments = Arguments::new()
             .value(to)

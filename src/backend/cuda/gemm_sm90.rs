@@ -1,6 +1,6 @@
 //! Launches of `gemm_sm90.cu`: which GEMMs it takes, how wide its tiles are, and its tensor maps.
 
-use super::driver::{Arguments, DevicePtr, Driver, DriverError, MapNumbers, MatrixMap};
+use super::driver::{Arguments, DevicePtr, Driver, DriverError, MapNumbers, MatrixMap, TensorMap};
 use super::gemm::{Finish, Weight};
 use super::launch::{HopperKernels, Stream};
 use crate::backend::WeightSlice;
@@ -76,6 +76,16 @@ impl Rows {
     }
 }
 
+/// The map of a weight's planes `[planes, k, cols]` at `base`, made once when it is packed.
+pub(super) fn weight_map<D: Driver>(
+    driver: &D,
+    base: DevicePtr,
+    (planes, k, cols): (usize, usize, usize),
+) -> Result<TensorMap, DriverError> {
+    let (numbers, box_height) = (MapNumbers::Bf16, TILE_K as u32);
+    driver.tensor_map(&MatrixMap { base, width: cols, height: planes * k, row_bytes: 2 * cols, numbers, box_height })
+}
+
 /// The grouped GEMM's row tiles on the device.
 pub(super) struct Groups {
     pub tiles: DevicePtr,
@@ -105,7 +115,7 @@ impl<D: Driver> Stream<D> {
     #[allow(clippy::too_many_arguments)]
     pub(super) unsafe fn gemm_sm90(
         &self,
-        kernels: &HopperKernels<D>,
+        (kernels, planes_of_w): (&HopperKernels<D>, TensorMap),
         x: Rows,
         w: &Weight<D>,
         slice: &WeightSlice,
@@ -130,17 +140,9 @@ impl<D: Driver> Stream<D> {
             numbers: MapNumbers::F32,
             box_height: TILE_ROWS as u32,
         };
-        let weight = MatrixMap {
-            base: w.buf.ptr(),
-            width: w.cols,
-            height: planes * w.k,
-            row_bytes: 2 * w.cols,
-            numbers: MapNumbers::Bf16,
-            box_height: TILE_K as u32,
-        };
         let arguments = Arguments::new()
             .value(self.driver().tensor_map(&a)?)
-            .value(self.driver().tensor_map(&weight)?)
+            .value(planes_of_w)
             .value(out)
             .int("a row of a matrix", out_stride)
             .value(finish)
