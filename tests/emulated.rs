@@ -6,12 +6,12 @@
 
 mod device;
 mod support;
+#[path = "device/watched.rs"]
+mod watched;
 
 use device::TestDevice;
 use patchwave::backend::Backend;
 use patchwave::backend::cpu::Cpu;
-use patchwave::backend::cuda::driver::{Arguments, DevicePtr, Driver, DriverError, Launch, MatrixMap, TensorMap};
-use patchwave::backend::cuda::images::Capability;
 use patchwave::backend::cuda::{Cuda, Precision};
 use patchwave::engine::Model;
 use patchwave::engine::Site;
@@ -21,8 +21,8 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 use support::*;
+use watched::{Watch, Watched};
 
 fn load_on<B: Backend>(backend: B, seed: u64) -> Model<B> {
     let spec = Arc::new(random_spec(seed));
@@ -197,58 +197,12 @@ proptest! {
     }
 }
 
-/// A device that counts what is asked of it.
-struct Counting {
-    device: TestDevice,
-    allocations: Arc<AtomicUsize>,
-}
+/// Counts allocations.
+struct Counter(Arc<AtomicUsize>);
 
-impl Driver for Counting {
-    type Function = <TestDevice as Driver>::Function;
-    type Event = <TestDevice as Driver>::Event;
-    fn device(&self) -> String {
-        self.device.device()
-    }
-    fn capability(&self) -> Capability {
-        self.device.capability()
-    }
-    fn multiprocessors(&self) -> usize {
-        self.device.multiprocessors()
-    }
-    fn tensor_map(&self, of: &MatrixMap) -> Result<TensorMap, DriverError> {
-        self.device.tensor_map(of)
-    }
-    fn alloc(&self, bytes: usize) -> Result<DevicePtr, DriverError> {
-        self.allocations.fetch_add(1, Ordering::Relaxed);
-        self.device.alloc(bytes)
-    }
-    // SAFETY (of all below): the caller's.
-    unsafe fn free(&self, ptr: DevicePtr) {
-        unsafe { self.device.free(ptr) }
-    }
-    unsafe fn copy_to_device(&self, to: DevicePtr, from: &[u8]) -> Result<(), DriverError> {
-        unsafe { self.device.copy_to_device(to, from) }
-    }
-    unsafe fn copy_from_device(&self, to: &mut [u8], from: DevicePtr) -> Result<(), DriverError> {
-        unsafe { self.device.copy_from_device(to, from) }
-    }
-    unsafe fn fill_zero(&self, at: DevicePtr, bytes: usize) -> Result<(), DriverError> {
-        unsafe { self.device.fill_zero(at, bytes) }
-    }
-    fn function(&self, module: &'static str, name: &'static str) -> Result<Self::Function, DriverError> {
-        self.device.function(module, name)
-    }
-    unsafe fn launch(&self, function: &Self::Function, launch: Launch, a: Arguments) -> Result<(), DriverError> {
-        unsafe { self.device.launch(function, launch, a) }
-    }
-    fn synchronize(&self) -> Result<(), DriverError> {
-        self.device.synchronize()
-    }
-    fn record(&self) -> Result<Self::Event, DriverError> {
-        self.device.record()
-    }
-    fn elapsed(&self, from: &Self::Event, to: &Self::Event) -> Result<Duration, DriverError> {
-        self.device.elapsed(from, to)
+impl Watch for Counter {
+    fn allocates(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -268,7 +222,7 @@ proptest! {
         max_rows in prop::sample::select(vec![60usize, 2048]),
     ) {
         let allocations = Arc::new(AtomicUsize::new(0));
-        let device = Counting { device: card(hopper), allocations: allocations.clone() };
+        let device = Watched { device: card(hopper), watch: Counter(allocations.clone()) };
         let gpu = load_on(Cuda::new(device, Precision::Float32).expect("every kernel is there"), seed);
         let cpu = load_on(Cpu, seed);
         let pairs = random_pairs(seed, 2, cpu.spec.d_vocab);

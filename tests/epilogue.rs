@@ -3,10 +3,11 @@
 
 use patchwave::backend::cpu::{Cpu, Weight};
 use patchwave::backend::{Backend, Epilogue, Then, View, ViewMut, WeightSlice, XIelu};
-use patchwave::model::spec::Act;
 use proptest::prelude::*;
 
+mod activations;
 mod support;
+use activations::{ACTS, exact};
 use support::{Rng, bits};
 
 fn numbers(seed: u64, n: usize) -> Vec<f32> {
@@ -21,21 +22,6 @@ fn sums(x: &Vec<f32>, m: usize, w: &Weight, bias: Option<&Vec<f32>>) -> Vec<f32>
     let slice = WeightSlice { k: 0..w.k, n: 0..w.n };
     Cpu.gemm(View::packed(x, m, w.k), w, slice, Epilogue::bias(bias), ViewMut::packed(&mut out, m, w.n));
     out
-}
-
-const ACTS: [Act; 6] = [Act::Relu, Act::Relu2, Act::Silu, Act::GeluErf, Act::GeluTanh, Act::QuickGelu];
-
-fn exact(act: Act, x: f64) -> f64 {
-    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
-    match act {
-        Act::Relu => x.max(0.0),
-        Act::Relu2 => x.max(0.0).powi(2),
-        Act::Silu => x * sigmoid(x),
-        Act::GeluErf => 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt())),
-        Act::GeluTanh => x * sigmoid(2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))),
-        Act::QuickGelu => x * sigmoid(1.702 * x),
-        Act::XIelu => unreachable!("no epilogue has its numbers"),
-    }
 }
 
 proptest! {

@@ -4,6 +4,9 @@
 //! `cargo test --release --features emulator --test several_devices`
 
 mod support;
+#[cfg(feature = "emulator")]
+#[path = "device/watched.rs"]
+mod watched;
 
 use patchwave::backend::Backend;
 use patchwave::backend::cpu::Cpu;
@@ -205,10 +208,10 @@ fn a_patch_that_overflows_and_an_observer_that_panics_end_the_sweep() {
 
 #[cfg(feature = "emulator")]
 mod emulated {
+    use super::watched::{Watch, Watched};
     use super::*;
-    use patchwave::backend::cuda::driver::{Arguments, DevicePtr, Driver, DriverError, Launch, MatrixMap, TensorMap};
+    use patchwave::backend::cuda::driver::{Driver, DriverError};
     use patchwave::backend::cuda::emulated::{AsyncCopies, Emulated, Schedule};
-    use patchwave::backend::cuda::images::Capability;
     use patchwave::backend::cuda::{Cuda, Precision};
     use patchwave::backend::{BackendError, cuda};
     use std::path::Path;
@@ -324,64 +327,23 @@ mod emulated {
     }
 
     /// A device whose launches follow a script.
-    struct Scripted {
-        device: Emulated,
+    type Scripted = Watched<Emulated, Follows>;
+
+    struct Follows {
         number: usize,
         script: Arc<Script>,
     }
 
-    impl Driver for Scripted {
-        type Function = <Emulated as Driver>::Function;
-        type Event = <Emulated as Driver>::Event;
-        fn device(&self) -> String {
-            self.device.device()
-        }
-        fn capability(&self) -> Capability {
-            self.device.capability()
-        }
-        fn multiprocessors(&self) -> usize {
-            self.device.multiprocessors()
-        }
-        fn tensor_map(&self, of: &MatrixMap) -> Result<TensorMap, DriverError> {
-            self.device.tensor_map(of)
-        }
-        fn alloc(&self, bytes: usize) -> Result<DevicePtr, DriverError> {
-            self.device.alloc(bytes)
-        }
-        // SAFETY (of all below): the caller's.
-        unsafe fn free(&self, ptr: DevicePtr) {
-            unsafe { self.device.free(ptr) }
-        }
-        unsafe fn copy_to_device(&self, to: DevicePtr, from: &[u8]) -> Result<(), DriverError> {
-            unsafe { self.device.copy_to_device(to, from) }
-        }
-        unsafe fn copy_from_device(&self, to: &mut [u8], from: DevicePtr) -> Result<(), DriverError> {
-            unsafe { self.device.copy_from_device(to, from) }
-        }
-        unsafe fn fill_zero(&self, at: DevicePtr, bytes: usize) -> Result<(), DriverError> {
-            unsafe { self.device.fill_zero(at, bytes) }
-        }
-        fn function(&self, module: &'static str, name: &'static str) -> Result<Self::Function, DriverError> {
-            self.device.function(module, name)
-        }
-        unsafe fn launch(&self, function: &Self::Function, launch: Launch, a: Arguments) -> Result<(), DriverError> {
-            self.script.launched_by(self.number)?;
-            unsafe { self.device.launch(function, launch, a) }
-        }
-        fn synchronize(&self) -> Result<(), DriverError> {
-            self.device.synchronize()
-        }
-        fn record(&self) -> Result<Self::Event, DriverError> {
-            self.device.record()
-        }
-        fn elapsed(&self, from: &Self::Event, to: &Self::Event) -> Result<Duration, DriverError> {
-            self.device.elapsed(from, to)
+    impl Watch for Follows {
+        fn launches(&self) -> Result<(), DriverError> {
+            self.script.launched_by(self.number)
         }
     }
 
     fn scripted(n: usize, seed: u64) -> (Vec<Model<Cuda<Scripted>>>, Arc<Script>) {
         let script = Arc::new(Script::default());
-        let device = |number| Scripted { device: Emulated::default(), number, script: script.clone() };
+        let device =
+            |number| Scripted { device: Emulated::default(), watch: Follows { number, script: script.clone() } };
         (load_on(on((0..n).map(device).collect(), Precision::Float32), seed), script)
     }
 

@@ -24,9 +24,17 @@ GPU_FN void copy(const Place& p, const TensorMap& map, u32 bytes) {
     mbarrier_arrive_expect(p.there, bytes);
     tensor_copy(p.box, map, 0, 0, p.there);
 }
-GPU_FN void fragment(u32 (&x)[4]) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) x[i] = 0;
+// The box is there.
+GPU_FN Place arrived(const TensorMap& map) {
+    Place p = place();
+    begin(p, true);
+    copy(p, map, BOX_BYTES);
+    mbarrier_wait(p.there, 0);
+    return p;
+}
+// D[64 x 64] = 0 B, for wgmma_commit and wgmma_wait behind it.
+GPU_FN void multiply(float (&d)[32], const u32 (&zeros)[4], const Place& p) {
+    wgmma_bf16(d, zeros, swizzled_columns(shared_address(p.box), BOX_BYTES), false);
 }
 
 KERNEL_SM90(128, bug_read_before_tensor_copy)(float* out, GRID_CONSTANT TensorMap map) {
@@ -40,10 +48,7 @@ EXPORT_KERNEL(bug_read_before_tensor_copy)
 
 // The second copy does not wait until the first has been read.
 KERNEL_SM90(128, bug_tensor_copy_over_unread)(float* out, GRID_CONSTANT TensorMap map) {
-    Place p = place();
-    begin(p, true);
-    copy(p, map, BOX_BYTES);
-    mbarrier_wait(p.there, 0);
+    Place p = arrived(map);
     out[threadIdx.x] = reinterpret_cast<const float*>(p.box)[threadIdx.x];
     copy(p, map, BOX_BYTES);
     mbarrier_wait(p.there, 1);
@@ -74,11 +79,10 @@ KERNEL_SM90(128, bug_wgmma_reads_stores)(float* out, GRID_CONSTANT TensorMap map
     Place p = place();
     for (int i = threadIdx.x; i < BOX_BYTES / 4; i += 128) reinterpret_cast<float*>(p.box)[i] = 0.0f;
     __syncthreads();
-    u32 x[4];
+    u32 zeros[4] = {};
     float d[32];
-    fragment(x);
     wgmma_fence();
-    wgmma_bf16(d, x, swizzled_columns(shared_address(p.box), BOX_BYTES), false);
+    multiply(d, zeros, p);
     wgmma_commit();
     wgmma_wait(d);
     out[threadIdx.x] = d[0];
@@ -86,14 +90,10 @@ KERNEL_SM90(128, bug_wgmma_reads_stores)(float* out, GRID_CONSTANT TensorMap map
 EXPORT_KERNEL(bug_wgmma_reads_stores)
 
 KERNEL_SM90(128, bug_wgmma_without_fence)(float* out, GRID_CONSTANT TensorMap map) {
-    Place p = place();
-    begin(p, true);
-    copy(p, map, BOX_BYTES);
-    mbarrier_wait(p.there, 0);
-    u32 x[4];
+    Place p = arrived(map);
+    u32 zeros[4] = {};
     float d[32];
-    fragment(x);
-    wgmma_bf16(d, x, swizzled_columns(shared_address(p.box), BOX_BYTES), false);
+    multiply(d, zeros, p);
     wgmma_commit();
     wgmma_wait(d);
     out[threadIdx.x] = d[0];
@@ -102,15 +102,11 @@ EXPORT_KERNEL(bug_wgmma_without_fence)
 
 // The sums are used before they are there.
 KERNEL_SM90(128, bug_wgmma_without_wait)(float* out, GRID_CONSTANT TensorMap map) {
-    Place p = place();
-    begin(p, true);
-    copy(p, map, BOX_BYTES);
-    mbarrier_wait(p.there, 0);
-    u32 x[4];
+    Place p = arrived(map);
+    u32 zeros[4] = {};
     float d[32];
-    fragment(x);
     wgmma_fence();
-    wgmma_bf16(d, x, swizzled_columns(shared_address(p.box), BOX_BYTES), false);
+    multiply(d, zeros, p);
     wgmma_commit();
     out[threadIdx.x] = d[0];
 }
@@ -118,16 +114,12 @@ EXPORT_KERNEL(bug_wgmma_without_wait)
 
 // Half of the warpgroup is elsewhere.
 KERNEL_SM90(128, bug_wgmma_of_two_warps)(float* out, GRID_CONSTANT TensorMap map) {
-    Place p = place();
-    begin(p, true);
-    copy(p, map, BOX_BYTES);
-    mbarrier_wait(p.there, 0);
+    Place p = arrived(map);
     if (threadIdx.x >= 64) return;
-    u32 x[4];
+    u32 zeros[4] = {};
     float d[32];
-    fragment(x);
     wgmma_fence();
-    wgmma_bf16(d, x, swizzled_columns(shared_address(p.box), BOX_BYTES), false);
+    multiply(d, zeros, p);
     wgmma_commit();
     wgmma_wait(d);
     out[threadIdx.x] = d[0];

@@ -1,31 +1,16 @@
 //! The epilogue of every GEMM: the bits of the separate kernels, and their float64 value, at odd sizes, in every
 //! precision, under every schedule and the checker. (tests/epilogue.rs does the same for the CPU.)
 
-use crate::gemm::{pack, reference};
+use crate::activations::{ACTS, exact};
+use crate::gemm::{ALL, pack, reference};
 use crate::support::*;
 use patchwave::backend::cuda::Precision;
 use patchwave::backend::{Backend, Epilogue, Then, View, WeightSlice, XIelu};
 use patchwave::model::spec::Act;
 
-/// The error of a product over Σ|x||w|, and rows, k and half the columns of some weights: less than a tile and more,
-/// halves that gate and up may share a tile in (multiples of 8) and others.
-const PRECISIONS: [(Precision, f64); 4] =
-    [(Precision::Ffma, 4e-7), (Precision::Float32, 4e-7), (Precision::Bf16x3, 1.2e-5), (Precision::Bfloat16, 6e-3)];
+/// Rows, k and half the columns of some weights: less than a tile and more, halves that gate and up may share a tile in
+/// (multiples of 8) and others.
 const SIZES: [(usize, usize, usize); 4] = [(1, 5, 8), (3, 33, 40), (66, 20, 13), (130, 70, 72)];
-const ACTS: [Act; 6] = [Act::Relu, Act::Relu2, Act::Silu, Act::GeluErf, Act::GeluTanh, Act::QuickGelu];
-
-fn exact(act: Act, x: f64) -> f64 {
-    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
-    match act {
-        Act::Relu => x.max(0.0),
-        Act::Relu2 => x.max(0.0).powi(2),
-        Act::Silu => x * sigmoid(x),
-        Act::GeluErf => 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt())),
-        Act::GeluTanh => x * sigmoid(2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))),
-        Act::QuickGelu => x * sigmoid(1.702 * x),
-        Act::XIelu => unreachable!("no epilogue has its numbers"),
-    }
-}
 
 struct Case {
     precision: Precision,
@@ -70,7 +55,7 @@ impl Case {
 
 /// `case`s of every precision and size, with bias and without.
 fn cases() -> impl Iterator<Item = (Case, f64)> {
-    PRECISIONS.into_iter().flat_map(|(precision, tolerance)| {
+    ALL.into_iter().flat_map(|(precision, tolerance)| {
         let case = move |(i, size)| (Case::new(precision, size, i % 2 == 0), tolerance);
         SIZES.into_iter().enumerate().map(case)
     })

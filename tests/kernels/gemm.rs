@@ -7,7 +7,8 @@ use patchwave::backend::cuda::{Precision, Weight};
 use patchwave::backend::{Backend, Epilogue, HeadRows, View, ViewMut, WeightSlice};
 use std::ops::Range;
 
-const ALL: [(Precision, f64); 4] =
+/// Every precision, and the largest error of a product over Σ|x||w| in it.
+pub const ALL: [(Precision, f64); 4] =
     [(Precision::Ffma, 4e-7), (Precision::Float32, 4e-7), (Precision::Bf16x3, 1.2e-5), (Precision::Bfloat16, 6e-3)];
 
 /// What a product may be wrong by. Tensor cores of a GPU truncate where the emulator rounds. The worst that is thought of

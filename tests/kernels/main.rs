@@ -5,6 +5,8 @@
 //! `cargo test --release --features emulator --test kernels`
 #![cfg(feature = "emulator")]
 
+#[path = "../activations/mod.rs"]
+mod activations;
 mod attention;
 mod conformance;
 #[path = "../device/mod.rs"]
